@@ -1,0 +1,56 @@
+//! A message put together from what arrives piece by piece.
+
+use super::error::{Error, PeerError};
+use crate::block::Block;
+use crate::frame::utf8::Utf8Validator;
+use crate::frame::{MaskKey, Opcode};
+
+/// A data message under way.
+#[derive(Debug)]
+pub struct Assembly {
+    /// What the first frame said: text or binary.
+    pub opcode: Opcode,
+    /// How many frames it has so far, the current one included.
+    pub fragments: u32,
+    /// The payload so far. Its end, from `done` on, is as it came from the wire.
+    pub block: Block,
+    /// How many bytes of the block are unmasked and valid.
+    done: usize,
+    utf8: Option<Utf8Validator>,
+}
+
+impl Assembly {
+    pub fn new(opcode: Opcode, validate_utf8: bool) -> Assembly {
+        let utf8 = (validate_utf8 && opcode == Opcode::Text).then(Utf8Validator::default);
+        Assembly { opcode, fragments: 0, block: Block::new(), done: 0, utf8 }
+    }
+
+    /// How many bytes have been appended since the last [`settle`](Self::settle).
+    pub fn unsettled(&self) -> usize {
+        self.block.len() - self.done
+    }
+
+    /// Unmasks and validates what has been appended. Text fails at the first bad byte, though its
+    /// frame may not have arrived in full: "When an endpoint is to interpret a byte stream as UTF-8
+    /// but finds that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST
+    /// _Fail the WebSocket Connection_" (RFC 6455 section 8.1).
+    pub fn settle(&mut self, key: Option<MaskKey>) -> Result<(), Error> {
+        let fresh = &mut self.block[self.done..];
+        if let Some(key) = key {
+            key.apply(fresh);
+        }
+        if let Some(utf8) = &mut self.utf8 {
+            utf8.update(fresh).map_err(PeerError::TextNotUtf8)?;
+        }
+        self.done = self.block.len();
+        Ok(())
+    }
+
+    /// The whole message.
+    pub fn finish(self) -> Result<(Opcode, Block), Error> {
+        if let Some(utf8) = &self.utf8 {
+            utf8.finish().map_err(PeerError::TextNotUtf8)?;
+        }
+        Ok((self.opcode, self.block))
+    }
+}

@@ -1,0 +1,317 @@
+//! A WebSocket connection without IO: bytes from the peer go in and events come out; commands of the
+//! program go in and bytes for the peer come out.
+//!
+//! What arrives is parsed only as far as [`Connection::next_event`] is asked for events, so that
+//! events before an error are delivered before it, and the program can act between two of them.
+
+mod assembly;
+pub mod close;
+pub mod error;
+pub mod event;
+mod receiver;
+
+#[cfg(test)]
+mod tests;
+
+use crate::frame::header::EncodedHeader;
+use crate::frame::{Header, MaskKey, Opcode, key};
+use close::Close;
+use error::{Error, Misuse};
+pub use event::{Event, Payload};
+pub(crate) use receiver::ReadInto;
+use receiver::{Item, Place, Receiver};
+
+/// Which side of the connection this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// The side that connected: what it receives must not be masked.
+    Client,
+    /// The side that accepted: what it receives must be masked.
+    Server,
+}
+
+/// What a connection is set up with. The defaults are those of the Perl class (compat C16).
+#[derive(Clone, Copy, Debug)]
+pub struct Config {
+    /// Which side this is. Where it is not known, masks are taken as they come (compat D1).
+    pub role: Option<Role>,
+    /// Whether outgoing frames are masked (compat C7). Default: no.
+    pub masked: bool,
+    /// Limit for the payload of one incoming frame in bytes, 0 for none. Default: 65536.
+    pub max_payload_size: u64,
+    /// Limit for the number of frames of one incoming message, 0 for none (compat D8). Default: 128.
+    pub max_fragments: u32,
+    /// Whether incoming text must be UTF-8. Close reasons always must. Default: yes.
+    pub validate_utf8: bool,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            role: None,
+            masked: false,
+            max_payload_size: 65_536,
+            max_fragments: 128,
+            validate_utf8: true,
+        }
+    }
+}
+
+/// Which Close frames have gone over the connection.
+#[derive(Debug, Default)]
+struct CloseHandshake {
+    sent: bool,
+    received: bool,
+    failed: bool,
+}
+
+/// One side of a WebSocket connection after its opening handshake.
+#[derive(Debug)]
+pub struct Connection {
+    config: Config,
+    receiver: Receiver,
+    handshake: CloseHandshake,
+    /// Found with the last event, to be told by the next one.
+    failure: Option<Error>,
+    output: Vec<u8>,
+    output_at: usize,
+}
+
+/// The start of a frame that the caller sends by itself: [`Connection::begin_frame`].
+#[derive(Clone, Copy, Debug)]
+pub struct FrameStart {
+    /// The header to send before the payload.
+    pub header: EncodedHeader,
+    /// The key to mask the payload with, where it has to be masked.
+    pub key: Option<MaskKey>,
+}
+
+impl Connection {
+    /// An open connection.
+    pub fn new(config: Config) -> Connection {
+        Connection {
+            config,
+            receiver: Receiver::default(),
+            handshake: CloseHandshake::default(),
+            failure: None,
+            output: Vec::new(),
+            output_at: 0,
+        }
+    }
+
+    /// Takes bytes from the peer. Nothing is parsed yet: see [`next_event`](Self::next_event). Bytes
+    /// after the peer's Close frame or after a failure are discarded (compat C18).
+    pub fn receive(&mut self, bytes: &[u8]) {
+        if self.is_reading() {
+            self.receiver.receive(bytes);
+        }
+    }
+
+    /// Where `io` reads to.
+    pub(crate) fn read_into(&mut self) -> ReadInto<'_> {
+        self.receiver.read_into()
+    }
+
+    /// Whether what arrives is still looked at: no Close frame came, and the connection has not
+    /// failed.
+    pub fn is_reading(&self) -> bool {
+        !self.handshake.received && !self.handshake.failed
+    }
+
+    /// Whether frames can still be sent: no Close frame has been (compat C6).
+    pub fn is_writable(&self) -> bool {
+        !self.handshake.sent
+    }
+
+    /// Whether Close frames have gone both ways, and the connection did not fail (compat D5).
+    pub fn was_clean(&self) -> bool {
+        self.handshake.sent && self.handshake.received && !self.handshake.failed
+    }
+
+    /// Whether bytes have arrived that `next_event` has not looked at yet: more events may follow at
+    /// once.
+    pub fn has_input(&self) -> bool {
+        self.is_reading() && self.receiver.has_input()
+    }
+
+    /// The next thing that happened, in the order of the wire; `None` where more bytes are needed.
+    ///
+    /// A Ping has been answered and a Close frame too when they are told (the answers are in the
+    /// [output](Self::output)). After [`Event::Failed`] nothing follows.
+    pub fn next_event(&mut self) -> Option<Event<'_>> {
+        if let Some(error) = self.failure.take() {
+            return Some(Event::Failed(error));
+        }
+        if !self.is_reading() {
+            self.receiver.discard();
+            return None;
+        }
+        let item = match self.receiver.next(&self.config) {
+            Ok(item) => item?,
+            Err(error) => {
+                self.fail(error.clone());
+                return Some(Event::Failed(error));
+            }
+        };
+        match item {
+            Item::Message(opcode, place) => {
+                let payload = match place {
+                    Place::Input(range) => Payload::Borrowed(self.receiver.input(range)),
+                    Place::Block(block) => Payload::Block(block),
+                };
+                Some(Event::Message { opcode, payload })
+            }
+            Item::Control(Opcode::Ping) => {
+                // "Upon receipt of a Ping frame, an endpoint MUST send a Pong frame in response,
+                // unless it already received a Close frame" (section 5.5.2), and none after its own.
+                if self.is_writable() {
+                    let body = self.receiver.control();
+                    append_frame(&self.config, Opcode::Pong, body, &mut self.output);
+                }
+                Some(Event::Ping(self.receiver.control()))
+            }
+            Item::Control(Opcode::Pong) => Some(Event::Pong(self.receiver.control())),
+            Item::Control(_) => Some(Event::Close(self.on_close())),
+        }
+    }
+
+    /// "Upon receiving such a frame, the other peer sends a Close frame in response, if it hasn't
+    /// already sent one" (section 1.4), with the status code it received (section 5.5.1, compat D4).
+    fn on_close(&mut self) -> Close<'_> {
+        self.handshake.received = true;
+        let body = self.receiver.control();
+        let (close, verdict) = close::parse(body);
+        match verdict {
+            Ok(()) if !self.handshake.sent => {
+                let echo = &body[..body.len().min(2)];
+                append_frame(&self.config, Opcode::Close, echo, &mut self.output);
+                self.handshake.sent = true;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                // The code is told first, since it is recorded as received (compat C18, D1).
+                let error = Error::from(error);
+                let code = error.close_code();
+                self.handshake.failed = true;
+                if !self.handshake.sent {
+                    append_frame(&self.config, Opcode::Close, &code.to_be_bytes(), &mut self.output);
+                    self.handshake.sent = true;
+                }
+                self.failure = Some(error);
+            }
+        }
+        close
+    }
+
+    /// Fails the connection: what arrives from now on is discarded, and a Close frame with the
+    /// error's code is the last thing sent, where none has been sent yet (section 7.1.7). Does not
+    /// make an event.
+    pub fn fail(&mut self, error: Error) {
+        self.handshake.failed = true;
+        self.failure = None;
+        self.receiver.discard();
+        if self.is_writable() {
+            let code = error.close_code();
+            append_frame(&self.config, Opcode::Close, &code.to_be_bytes(), &mut self.output);
+            self.handshake.sent = true;
+        }
+    }
+
+    /// Starts over after a panic has left this connection in an unknown state: it has failed with
+    /// `text`, which the next event tells.
+    pub fn poison(&mut self, text: String) {
+        let sent = self.handshake.sent;
+        *self = Connection::new(self.config);
+        self.handshake.sent = sent;
+        self.fail(Error::Internal(text.clone()));
+        self.failure = Some(Error::Internal(text));
+    }
+
+    /// Queues a frame with opcode number `opcode`. The payload of a Close frame is taken as it is
+    /// (compat D2), and nothing can be sent after it. Returns whether it was queued: not after a
+    /// Close frame (compat C6).
+    ///
+    /// # Errors
+    /// [`Misuse::Opcode`].
+    pub fn send(&mut self, opcode: u8, payload: &[u8]) -> Result<bool, Misuse> {
+        let Some(start) = self.begin_frame(opcode, payload.len())? else {
+            return Ok(false);
+        };
+        append(&start, payload, &mut self.output);
+        Ok(true)
+    }
+
+    /// Like [`send`](Self::send), for a caller that puts the frame on the wire by itself, after all
+    /// [output](Self::output): header, then payload, masked with the key if there is one.
+    ///
+    /// # Errors
+    /// [`Misuse::Opcode`].
+    pub fn begin_frame(&mut self, opcode: u8, len: usize) -> Result<Option<FrameStart>, Misuse> {
+        if opcode > 15 {
+            return Err(Misuse::Opcode(opcode));
+        }
+        if !self.is_writable() {
+            return Ok(None);
+        }
+        if opcode == Opcode::Close.number() {
+            self.handshake.sent = true;
+        }
+        Ok(Some(frame_start(&self.config, opcode, len)))
+    }
+
+    /// Queues a Close frame, where none has been sent yet. Returns whether it was queued.
+    ///
+    /// # Errors
+    /// A code that may not be sent, or a reason that does not fit or is not UTF-8 (compat D2).
+    pub fn close(&mut self, code: u16, reason: &[u8]) -> Result<bool, Misuse> {
+        let body = close::body(code, reason)?;
+        if !self.is_writable() {
+            return Ok(false);
+        }
+        append_frame(&self.config, Opcode::Close, &body, &mut self.output);
+        self.handshake.sent = true;
+        Ok(true)
+    }
+
+    /// The bytes to send next. What has been sent is to be [consumed](Self::consume_output).
+    pub fn output(&self) -> &[u8] {
+        &self.output[self.output_at..]
+    }
+
+    /// Counts the first `n` bytes of the output as sent.
+    ///
+    /// # Panics
+    /// Where there are not as many.
+    pub fn consume_output(&mut self, n: usize) {
+        assert!(n <= self.output.len() - self.output_at, "more output consumed than there is");
+        self.output_at += n;
+        if self.output_at == self.output.len() {
+            self.output = Vec::new();
+            self.output_at = 0;
+        }
+    }
+
+    /// Takes all output at once.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        let mut output = std::mem::take(&mut self.output);
+        output.drain(..std::mem::take(&mut self.output_at));
+        output
+    }
+}
+
+fn frame_start(config: &Config, opcode: u8, len: usize) -> FrameStart {
+    let key = config.masked.then(key::fresh);
+    FrameStart { header: Header::encode_raw(opcode, len as u64, key), key }
+}
+
+fn append(start: &FrameStart, payload: &[u8], out: &mut Vec<u8>) {
+    out.extend_from_slice(start.header.as_ref());
+    match start.key {
+        Some(key) => key.append(payload, out),
+        None => out.extend_from_slice(payload),
+    }
+}
+
+fn append_frame(config: &Config, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
+    append(&frame_start(config, opcode.number(), payload.len()), payload, out);
+}
