@@ -15,10 +15,18 @@ mod abi {
     use std::path::PathBuf;
 
     /// `src/ffi` implements exactly what comes out here: where header and implementation differ,
-    /// the crate does not compile.
+    /// the crate does not compile. Types and declarations are apart, so that the implementations
+    /// can have the names of the latter.
     pub fn generate() {
         println!("cargo:rerun-if-changed=perl/aews.h");
-        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+        write("abi_types.rs", builder().ignore_functions());
+        write(
+            "abi_functions.rs",
+            builder().with_codegen_config(bindgen::CodegenConfig::FUNCTIONS),
+        );
+    }
+
+    fn builder() -> bindgen::Builder {
         bindgen::Builder::default()
             .header("perl/aews.h")
             .allowlist_item("aews_.*|AEWS_.*")
@@ -27,10 +35,12 @@ mod abi {
             .generate_comments(false)
             .layout_tests(false)
             .use_core()
-            .generate()
-            .expect("types from perl/aews.h")
-            .write_to_file(out.join("abi.rs"))
-            .expect("abi.rs in OUT_DIR");
+    }
+
+    fn write(name: &str, builder: bindgen::Builder) {
+        let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+        let bindings = builder.generate().expect("Rust types from perl/aews.h");
+        bindings.write_to_file(out.join(name)).expect("a file in OUT_DIR");
     }
 }
 
@@ -41,9 +51,13 @@ mod shim {
     use std::path::{Path, PathBuf};
     use std::process::Command;
 
+    /// What `Connection.xs` is glue for.
+    const SOURCES: [&str; 6] =
+        ["callbacks", "closure", "context", "dispatch", "lifetime", "transport"];
+
     pub fn build() {
-        for file in ["Connection.xs", "typemap", "aews.h", "aews_perl.h"] {
-            println!("cargo:rerun-if-changed=perl/{file}");
+        for path in ["Connection.xs", "typemap", "aews.h", "shim"] {
+            println!("cargo:rerun-if-changed=perl/{path}");
         }
         println!("cargo:rerun-if-env-changed=PERL");
         let perl = Perl(env::var("PERL").unwrap_or_else(|_| "perl".into()));
@@ -52,7 +66,8 @@ mod shim {
         perl.xsubpp(Path::new("perl/Connection.xs"), &c);
 
         let mut cc = cc::Build::new();
-        cc.file(&c).include("perl").include(Path::new(&perl.config("archlibexp")).join("CORE"));
+        cc.file(&c).files(SOURCES.map(|name| format!("perl/shim/{name}.c")));
+        cc.include("perl").include("perl/shim").include(Path::new(&perl.config("archlibexp")).join("CORE"));
         for flag in perl.config("ccflags").split_whitespace() {
             cc.flag(flag);
         }

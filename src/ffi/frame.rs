@@ -1,0 +1,73 @@
+//! Frames that the caller sends: `aews_conn_begin_frame`, `aews_frame_payload`.
+
+use super::abi::*;
+use super::conn::bytes;
+use super::guard::{Conn, ffi_fn, with_conn};
+use crate::frame::MaskKey;
+
+ffi_fn! {
+    fn aews_conn_begin_frame(
+        conn: *mut aews_conn,
+        opcode: u8,
+        len: usize,
+        frame: *mut aews_frame,
+    ) -> aews_status,
+    check(conn, frame) else AEWS_ERR_NULL,
+    {
+        // SAFETY: the caller's connection.
+        let Some(conn) = (unsafe { Conn::from_ptr(conn) }) else {
+            return AEWS_ERR_NULL;
+        };
+        with_conn(conn, |conn| match conn.connection.begin_frame(opcode, len) {
+            Ok(Some(start)) => {
+                let bytes = start.header.as_ref();
+                let mut header = [0; 14];
+                header[..bytes.len()].copy_from_slice(bytes);
+                let started = aews_frame {
+                    header,
+                    header_len: bytes.len() as u8,
+                    masked: u8::from(start.key.is_some()),
+                    key: start.key.map_or([0; 4], |key| key.0),
+                };
+                // SAFETY: not NULL, so the caller's to be written.
+                unsafe { frame.write(started) };
+                AEWS_OK
+            }
+            Ok(None) => AEWS_CLOSED,
+            Err(misuse) => conn.misuse(misuse),
+        })
+    }
+}
+
+ffi_fn! {
+    fn aews_frame_payload(
+        frame: *const aews_frame,
+        data: *const u8,
+        len: usize,
+        out: *mut u8,
+    ) -> aews_status,
+    check(frame) else AEWS_ERR_NULL,
+    {
+        // SAFETY: not NULL, so the caller's frame and bytes.
+        let (frame, payload) = unsafe { (&*frame, bytes(data, len)) };
+        let Some(payload) = payload else {
+            return AEWS_ERR_NULL;
+        };
+        if len == 0 {
+            return AEWS_OK;
+        }
+        if out.is_null() {
+            return AEWS_ERR_NULL;
+        }
+        // SAFETY: the caller has room for `len` bytes at `out`, apart from the payload; they count as
+        // initialised once they are written.
+        let out = unsafe {
+            out.copy_from_nonoverlapping(payload.as_ptr(), len);
+            std::slice::from_raw_parts_mut(out, len)
+        };
+        if frame.masked != 0 {
+            MaskKey(frame.key).apply(out);
+        }
+        AEWS_OK
+    }
+}
