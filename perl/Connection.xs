@@ -1,0 +1,345 @@
+/* What Perl calls: argument checks, and croaking at the caller's line. The work is done in shim/. */
+#include "shim.h"
+
+/* Keeps a connection alive to the end of the statement: what is called may let go of it. */
+static void hold_object(pTHX_ shim *s) {
+    sv_2mortal(SvREFCNT_inc((SV *)s->self));
+}
+
+/* The octets of a string or body (compat C5): characters are encoded, octets are left as they are.
+ * What Perl holds as characters but UTF-8 does not know is left to Encode to replace. */
+static aews_slice octets(pTHX_ SV *string) {
+    aews_slice slice;
+    STRLEN len;
+    const char *data;
+    SvGETMAGIC(string);
+    if (!SvOK(string)) {
+        slice.data = NULL;
+        slice.len = 0;
+        return slice;
+    }
+    data = SvPV_nomg(string, len);
+    if (SvUTF8(string) && !is_strict_utf8_string((const U8 *)data, len)) {
+        dSP;
+        PUSHMARK(SP);
+        EXTEND(SP, 2);
+        mPUSHs(newSVpvs("UTF-8"));
+        mPUSHs(newSVpvn_utf8(data, len, TRUE));
+        PUTBACK;
+        call_pv("Encode::encode", G_SCALAR);
+        SPAGAIN;
+        data = SvPV(*SP, len);
+        SP--;
+        PUTBACK;
+    }
+    slice.data = (const uint8_t *)data;
+    slice.len = len;
+    return slice;
+}
+
+/* An attribute of an object that is a hash, for a read-only accessor. */
+static SV *attribute(pTHX_ SV *object, SV *key, const char *name) {
+    HE *entry;
+    if (!SvROK(object) || SvTYPE(SvRV(object)) != SVt_PVHV)
+        croak("%s: not called on an object", name);
+    entry = hv_fetch_ent((HV *)SvRV(object), key, 0, SvSHARED_HASH(key));
+    return entry ? HeVAL(entry) : &PL_sv_undef;
+}
+
+static SV *call_method_scalar(pTHX_ SV *object, const char *method) {
+    dSP;
+    SV *result;
+    PUSHMARK(SP);
+    XPUSHs(object);
+    PUTBACK;
+    call_method(method, G_SCALAR);
+    SPAGAIN;
+    result = POPs;
+    PUTBACK;
+    return result;
+}
+
+/* An attribute of a message, by its method where the class may have overridden that. */
+static SV *message_part(pTHX_ SV *message, SV *key, const char *name) {
+    if (SvSTASH(SvRV(message)) == context_get(aTHX)->message_stash && SvTYPE(SvRV(message)) == SVt_PVHV)
+        return attribute(aTHX_ message, key, name);
+    return call_method_scalar(aTHX_ message, name);
+}
+
+/* The opcode and body of what is sent. */
+static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
+    context *cxt = context_get(aTHX);
+    IV opcode;
+    SvGETMAGIC(message);
+    if (!SvROK(message)) {
+        *payload = octets(aTHX_ message);
+        return 1;
+    }
+    if (!SvOBJECT(SvRV(message)) || !gv_fetchmethod(SvSTASH(SvRV(message)), "opcode") ||
+        !gv_fetchmethod(SvSTASH(SvRV(message)), "body"))
+        croak("send takes a string or a message object");
+    opcode = SvIV(message_part(aTHX_ message, cxt->key.opcode, "opcode"));
+    if (opcode < 0 || opcode > 15)
+        croak("opcode %" IVdf " is not between 0 and 15", opcode);
+    *payload = octets(aTHX_ message_part(aTHX_ message, cxt->key.body, "body"));
+    return (U8)opcode;
+}
+
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection
+
+PROTOTYPES: DISABLE
+
+BOOT:
+    context_boot(aTHX);
+
+void
+CLONE(...)
+  CODE:
+    PERL_UNUSED_VAR(items);
+    context_clone(aTHX);
+
+void
+send(shim *s, SV *message = &PL_sv_undef)
+  PREINIT:
+    aews_slice payload, head;
+    aews_frame frame;
+    U8 opcode;
+  PPCODE:
+    if (s && !s->finished && aews_conn_is_writable(s->core)) {
+        hold_object(aTHX_ s);
+        opcode = message_parts(aTHX_ message, &payload);
+        if (aews_conn_begin_frame(s->core, opcode, payload.len, &frame) == AEWS_OK) {
+            head.data = frame.header;
+            head.len = frame.header_len;
+            transport_send(aTHX_ s, &head, &frame, &payload);
+            if (opcode == 8)
+                SvREFCNT_dec(call_perl(aTHX_ "_start_close_timer", ST(0), NULL, NULL, 0));
+        }
+    }
+    XSRETURN(1);
+
+SV *
+on(shim *s, SV *event, SV *callback)
+  PREINIT:
+    STRLEN len;
+    const char *name;
+    int number;
+  CODE:
+    SvGETMAGIC(callback);
+    name = SvPV(event, len);
+    number = callbacks_event(name, len);
+    if (number < 0)
+        croak("unrecongized event: %" SVf, SVfARG(event));
+    if (!SvROK(callback) || (SvTYPE(SvRV(callback)) != SVt_PVCV && !SvOBJECT(SvRV(callback))))
+        croak("the callback for %" SVf " is not a code reference", SVfARG(event));
+    if (s) {
+        callbacks_add(aTHX_ s, number, callback);
+        RETVAL = cancel_new(aTHX_ s, number, callback);
+    } else {
+        RETVAL = cancel_nothing(aTHX);
+    }
+  OUTPUT:
+    RETVAL
+
+bool
+was_clean(shim *s)
+  CODE:
+    RETVAL = s && aews_conn_was_clean(s->core);
+  OUTPUT:
+    RETVAL
+
+void
+handle(SV *self, ...)
+  ALIAS:
+    masked = 1
+    subprotocol = 2
+    max_payload_size = 3
+    max_fragments = 4
+    validate_utf8 = 5
+    close_timeout = 6
+    role = 7
+  PPCODE:
+    if (items > 1)
+        croak("%s is a read-only accessor", GvNAME(CvGV(cv)));
+    ST(0) = attribute(aTHX_ self, context_get(aTHX)->key.attribute[ix], GvNAME(CvGV(cv)));
+    XSRETURN(1);
+
+void
+close_code(SV *self, ...)
+  ALIAS:
+    close_reason = 1
+    close_error = 2
+  PREINIT:
+    SV *key = context_get(aTHX)->key.close[ix];
+  PPCODE:
+    ST(0) = attribute(aTHX_ self, key, GvNAME(CvGV(cv)));
+    if (items > 1) {
+        ST(0) = newSVsv(ST(1));
+        (void)hv_store_ent((HV *)SvRV(self), key, ST(0), SvSHARED_HASH(key));
+    }
+    XSRETURN(1);
+
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Message
+
+void
+body(SV *self, ...)
+  ALIAS:
+    opcode = 1
+  PREINIT:
+    context *cxt = context_get(aTHX);
+  PPCODE:
+    if (items > 1)
+        croak("%s is a read-only accessor", GvNAME(CvGV(cv)));
+    ST(0) = attribute(aTHX_ self, ix ? cxt->key.opcode : cxt->key.body, GvNAME(CvGV(cv)));
+    XSRETURN(1);
+
+bool
+is_text(SV *self)
+  ALIAS:
+    is_text = 1
+    is_binary = 2
+    is_close = 8
+    is_ping = 9
+    is_pong = 10
+  CODE:
+    if (!SvROK(self) || !SvOBJECT(SvRV(self)))
+        croak("%s: not called on an object", GvNAME(CvGV(cv)));
+    RETVAL = SvIV(message_part(aTHX_ self, context_get(aTHX)->key.opcode, "opcode")) == ix;
+  OUTPUT:
+    RETVAL
+
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::_Shim
+
+# What the Perl part calls.
+
+bool
+attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_fragments, UV max_payload_size)
+  PREINIT:
+    aews_config config;
+    shim *s;
+  CODE:
+    config.role = role;
+    config.masked = masked;
+    config.validate_utf8 = validate_utf8;
+    config.max_fragments = max_fragments > U32_MAX ? U32_MAX : (U32)max_fragments;
+    config.max_payload_size = max_payload_size;
+    s = shim_attach(aTHX_ (HV *)SvRV(self), handle, &config);
+    RETVAL = s != NULL;
+  OUTPUT:
+    RETVAL
+
+void
+closures(shim *s)
+  PREINIT:
+    SV *input, *finish, *ready;
+  PPCODE:
+    input = closure_new(aTHX_ s, transport_input);
+    s->input_cv = (CV *)SvRV(input);
+    finish = closure_new(aTHX_ s, dispatch_finish);
+    ready = closure_new(aTHX_ s, dispatch_ready);
+    EXTEND(SP, 3);
+    mPUSHs(input);
+    mPUSHs(finish);
+    mPUSHs(ready);
+
+bool
+choose_direct(shim *s)
+  CODE:
+    RETVAL = transport_choose(aTHX_ s);
+  OUTPUT:
+    RETVAL
+
+SV *
+parked()
+  CODE:
+    RETVAL = newSVsv(context_get(aTHX)->parked);
+  OUTPUT:
+    RETVAL
+
+void
+keep_idle(shim *s, SV *watcher)
+  CODE:
+    /* Some event loop may have called back already. */
+    if (!s->ready)
+        s->idle = newSVsv(watcher);
+
+void
+keep_timer(shim *s, SV *watcher)
+  CODE:
+    SvREFCNT_dec(s->timer);
+    s->timer = SvOK(watcher) ? newSVsv(watcher) : NULL;
+    s->received = FALSE;
+
+bool
+has_timer(shim *s)
+  CODE:
+    RETVAL = s->timer != NULL;
+  OUTPUT:
+    RETVAL
+
+bool
+has_received(shim *s)
+  CODE:
+    RETVAL = s->received;
+  OUTPUT:
+    RETVAL
+
+void
+close(shim *s, UV code, SV *reason)
+  PREINIT:
+    STRLEN len;
+    const char *octets;
+  PPCODE:
+    if (s) {
+        hold_object(aTHX_ s);
+        octets = SvPVbyte(reason, len);
+        switch (aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len)) {
+        case AEWS_OK:
+            if (!s->finished)
+                transport_output(aTHX_ s);
+            break;
+        case AEWS_CLOSED:
+            break;
+        default:
+            mXPUSHs(newSVpv(aews_conn_error(s->core), 0));
+        }
+    }
+
+bool
+is_open(shim *s)
+  CODE:
+    RETVAL = s && !s->finished;
+  OUTPUT:
+    RETVAL
+
+bool
+finish(shim *s)
+  CODE:
+    RETVAL = !s->finished;
+    s->finished = TRUE;
+    s->finish_pending = FALSE;
+    SvREFCNT_dec(s->timer);
+    s->timer = NULL;
+  OUTPUT:
+    RETVAL
+
+void
+callbacks(shim *s, const char *event)
+  PREINIT:
+    AV *code;
+    SSize_t i;
+  PPCODE:
+    code = (AV *)sv_2mortal((SV *)callbacks_copy(aTHX_ s, callbacks_event(event, strlen(event))));
+    EXTEND(SP, av_top_index(code) + 1);
+    for (i = 0; i <= av_top_index(code); i++)
+        PUSHs(AvARRAY(code)[i]);
+
+void
+forget_callbacks(shim *s)
+  CODE:
+    callbacks_clear(aTHX_ s);
+
+void
+at_exit()
+  CODE:
+    shim_at_exit(aTHX);

@@ -1,0 +1,112 @@
+/* The callbacks a program has registered with `on`. */
+#include "shim.h"
+
+static const char *const event_names[ON_COUNT] = {"next_message", "each_message", "parse_error", "finish"};
+
+/* Which event a name is, or -1. */
+int callbacks_event(const char *name, STRLEN len) {
+    int event;
+    for (event = 0; event < ON_COUNT; event++)
+        if (strlen(event_names[event]) == len && memEQ(event_names[event], name, len))
+            return event;
+    return -1;
+}
+
+void callbacks_add(pTHX_ shim *s, int event, SV *code) {
+    callback_list *list = &s->on[event];
+    if (!list->code)
+        list->code = newAV();
+    av_push(list->code, newSVsv(code));
+}
+
+/* Removes each registration of this code (compat C9). */
+void callbacks_remove(pTHX_ shim *s, int event, SV *code) {
+    AV *old = s->on[event].code;
+    SSize_t i;
+    if (!old)
+        return;
+    s->on[event].code = NULL;
+    SvREFCNT_dec(s->on[event].cancel);
+    s->on[event].cancel = NULL;
+    for (i = 0; i <= av_top_index(old); i++) {
+        SV *kept = AvARRAY(old)[i];
+        if (SvRV(kept) != code)
+            callbacks_add(aTHX_ s, event, kept);
+    }
+    /* Last, since this may free the callback, whose destruction may run anything. */
+    SvREFCNT_dec(old);
+}
+
+/* The callbacks for an event, as an array that is the caller's to free. */
+AV *callbacks_copy(pTHX_ shim *s, int event) {
+    AV *code = s->on[event].code;
+    return code ? av_make(av_top_index(code) + 1, AvARRAY(code)) : newAV();
+}
+
+void callbacks_clear(pTHX_ shim *s) {
+    int event;
+    for (event = 0; event < ON_COUNT; event++) {
+        callback_list list = s->on[event];
+        Zero(&s->on[event], 1, callback_list);
+        SvREFCNT_dec(list.cancel);
+        SvREFCNT_dec(list.code);
+    }
+}
+
+/* The coderef that cancels the callback at this place, which is the same for each message. */
+static SV *cancel_at(pTHX_ shim *s, int event, SSize_t i) {
+    callback_list *list = &s->on[event];
+    SV **cancel;
+    if (!list->cancel)
+        list->cancel = newAV();
+    cancel = av_fetch(list->cancel, i, 1);
+    if (!SvROK(*cancel)) {
+        SV *made = cancel_new(aTHX_ s, event, AvARRAY(list->code)[i]);
+        sv_setsv(*cancel, sv_2mortal(made));
+    }
+    return *cancel;
+}
+
+static void call(pTHX_ shim *s, SV *code, SV *connection, SV *message, SV *cancel) {
+    dSP;
+    /* An earlier callback may have assigned to its $_[0]. */
+    if (!SvROK(connection) || SvRV(connection) != (SV *)s->self)
+        sv_setsv(connection, sv_2mortal(newRV_inc((SV *)s->self)));
+    PUSHMARK(SP);
+    EXTEND(SP, 3);
+    PUSHs(connection);
+    PUSHs(message);
+    if (cancel)
+        PUSHs(cancel);
+    PUTBACK;
+    call_sv(code, G_VOID | G_DISCARD);
+}
+
+/* Runs the callbacks for a message (compat C10): all of `next_message`, which are forgotten before
+ * the first of them runs, then those of `each_message`. What a callback adds or cancels counts from
+ * the next message on, so the lists are copied where there is more than one. */
+void callbacks_message(pTHX_ shim *s, SV *connection, SV *message) {
+    callback_list *each = &s->on[ON_EACH_MESSAGE];
+    SSize_t i, count;
+    if (s->on[ON_NEXT_MESSAGE].code) {
+        AV *next = s->on[ON_NEXT_MESSAGE].code;
+        s->on[ON_NEXT_MESSAGE].code = NULL;
+        sv_2mortal((SV *)next);
+        for (i = 0; i <= av_top_index(next); i++)
+            call(aTHX_ s, AvARRAY(next)[i], connection, message, NULL);
+    }
+    count = each->code ? av_top_index(each->code) + 1 : 0;
+    if (count == 1) {
+        SV *code = sv_2mortal(SvREFCNT_inc(AvARRAY(each->code)[0]));
+        SV *cancel = sv_2mortal(SvREFCNT_inc(cancel_at(aTHX_ s, ON_EACH_MESSAGE, 0)));
+        call(aTHX_ s, code, connection, message, cancel);
+    } else if (count > 1) {
+        AV *copy = (AV *)sv_2mortal((SV *)newAV());
+        for (i = 0; i < count; i++) {
+            av_push(copy, SvREFCNT_inc(AvARRAY(each->code)[i]));
+            av_push(copy, SvREFCNT_inc(cancel_at(aTHX_ s, ON_EACH_MESSAGE, i)));
+        }
+        for (i = 0; i < count; i++)
+            call(aTHX_ s, AvARRAY(copy)[2 * i], connection, message, AvARRAY(copy)[2 * i + 1]);
+    }
+}

@@ -1,0 +1,67 @@
+/* Perl values that are looked up once for each interpreter. */
+#include "shim.h"
+
+#define MY_CXT_KEY AEWS_PACKAGE "::_context"
+typedef context my_cxt_t;
+START_MY_CXT
+
+static SV *shared_key(pTHX_ const char *name) {
+    return newSVpvn_share(name, strlen(name), 0);
+}
+
+static void fill(pTHX_ context *cxt) {
+    static const char *const attributes[] = {"handle", "masked", "subprotocol", "max_payload_size",
+                                             "max_fragments", "validate_utf8", "close_timeout", "role"};
+    static const char *const closes[] = {"close_code", "close_reason", "close_error"};
+    int i;
+    for (i = 0; i < 8; i++)
+        cxt->key.attribute[i] = shared_key(aTHX_ attributes[i]);
+    for (i = 0; i < 3; i++)
+        cxt->key.close[i] = shared_key(aTHX_ closes[i]);
+    cxt->key.fh = shared_key(aTHX_ "fh");
+    cxt->key.tls = shared_key(aTHX_ "tls");
+    cxt->key.rbuf = shared_key(aTHX_ "rbuf");
+    cxt->key.wbuf = shared_key(aTHX_ "wbuf");
+    cxt->key.on_read = shared_key(aTHX_ "on_read");
+    cxt->key.on_drain = shared_key(aTHX_ "on_drain");
+    cxt->key.autocork = shared_key(aTHX_ "autocork");
+    cxt->key.rw = shared_key(aTHX_ "_rw");
+    cxt->key.ww = shared_key(aTHX_ "_ww");
+    cxt->key.queue = shared_key(aTHX_ "_queue");
+    cxt->key.body = shared_key(aTHX_ "body");
+    cxt->key.opcode = shared_key(aTHX_ "opcode");
+    cxt->handle_stash = gv_stashpvs("AnyEvent::Handle", GV_ADD);
+    cxt->destroyed_stash = gv_stashpvs("AnyEvent::Handle::destroyed", GV_ADD);
+    cxt->message_stash = gv_stashpvs("AnyEvent::WebSocket::Message", GV_ADD);
+    cxt->parked = newSVpvs_share("reading is paused");
+    cxt->deliver = newRV_noinc((SV *)newXS(NULL, aews_deliver, __FILE__));
+    cxt->delivering = NULL;
+    cxt->first = NULL;
+}
+
+void context_boot(pTHX) {
+    MY_CXT_INIT;
+    fill(aTHX_ &MY_CXT);
+}
+
+/* A new thread gets values of its own; connections stay with the thread that made them. */
+void context_clone(pTHX) {
+    MY_CXT_CLONE;
+    fill(aTHX_ &MY_CXT);
+}
+
+context *context_get(pTHX) {
+    dMY_CXT;
+    return &MY_CXT;
+}
+
+/* The value behind a key, or NULL. */
+SV *hash_value(pTHX_ HV *hash, SV *key) {
+    HE *entry = hv_fetch_ent(hash, key, 0, SvSHARED_HASH(key));
+    return entry ? HeVAL(entry) : NULL;
+}
+
+bool hash_true(pTHX_ HV *hash, SV *key) {
+    SV *value = hash_value(aTHX_ hash, key);
+    return value && SvTRUE(value);
+}

@@ -1,0 +1,200 @@
+/* From the core's events to the program's callbacks.
+ *
+ * Events are taken one by one, and a callback runs with nothing of Rust on the stack, so that it may
+ * do anything: send, close, drop the connection, die, or run an event loop of its own. In the last
+ * case what arrives meanwhile waits until the callback has returned (compat C22). */
+#include "shim.h"
+
+/* What ended a round of deliveries. */
+typedef enum { NOTHING, CLOSED_BY_PEER, FAILED } outcome_kind;
+
+typedef struct {
+    outcome_kind kind;
+    SV *code;
+    SV *text;
+} outcome;
+
+static void stop_dispatching(pTHX_ void *data) {
+    shim *s = (shim *)data;
+    s->dispatching = FALSE;
+    shim_release(aTHX_ s);
+}
+
+static SV *event_text(pTHX_ const aews_event *event) {
+    SV *text = newSVpvn((const char *)event->data, event->len);
+    SvUTF8_on(text);
+    return text;
+}
+
+/* Whether messages still go to the program: not once it has destroyed the handle (compat C20). A
+ * handle that its own error destroyed is another matter: what had arrived is still delivered. */
+static bool is_delivering(pTHX_ shim *s) {
+    if (!s->dead && !s->finish_pending && handle_destroyed(aTHX_ s))
+        s->dead = TRUE;
+    return !s->dead;
+}
+
+/* Delivers messages up to the next thing that is not one. Runs as a Perl sub under an eval, which is
+ * entered once for all messages of a read rather than for each callback. */
+static void deliver(pTHX_ shim *s, SV *connection, outcome *out) {
+    context *cxt = context_get(aTHX);
+    aews_message_class class;
+    aews_event event;
+    class.stash = cxt->message_stash;
+    class.body_key = cxt->key.body;
+    class.opcode_key = cxt->key.opcode;
+#ifdef MYMALLOC
+    class.adopt = 0;
+#else
+    class.adopt = 1;
+#endif
+    while (is_delivering(aTHX_ s)) {
+        aews_status status = aews_conn_next_event(s->core, &event);
+        if (status == AEWS_ERR_PANIC)
+            status = aews_conn_next_event(s->core, &event);
+        if (status != AEWS_OK)
+            return;
+        switch (event.kind) {
+        case AEWS_EVENT_MESSAGE: {
+            SV *message;
+            ENTER;
+            SAVETMPS;
+            message = sv_2mortal(aews_perl_message(aTHX_ &event, &class));
+            callbacks_message(aTHX_ s, connection, message);
+            FREETMPS;
+            LEAVE;
+            break;
+        }
+        case AEWS_EVENT_CLOSE:
+            out->kind = CLOSED_BY_PEER;
+            out->code = event.code < 0 ? NULL : newSViv(event.code);
+            out->text = event_text(aTHX_ &event);
+            aews_event_free(&event);
+            return;
+        case AEWS_EVENT_FAILED:
+            out->kind = FAILED;
+            out->text = event_text(aTHX_ &event);
+            aews_event_free(&event);
+            return;
+        default:
+            /* A Ping, whose Pong goes out in its turn; Pongs are ignored (compat C12). */
+            aews_event_free(&event);
+            transport_output(aTHX_ s);
+        }
+    }
+}
+
+XS(aews_deliver) {
+    dXSARGS;
+    context *cxt = context_get(aTHX);
+    shim *s = cxt->delivering;
+    if (items != 1 || !s)
+        croak(AEWS_PACKAGE ": not to be called");
+    cxt->delivering = NULL;
+    deliver(aTHX_ s, ST(0), (outcome *)cxt->outcome);
+    XSRETURN_EMPTY;
+}
+
+/* Calls with one argument under an eval. Returns the exception, if there was one. */
+static SV *call_in_eval(pTHX_ SV *code, SV *argument) {
+    dSP;
+    PUSHMARK(SP);
+    XPUSHs(argument);
+    PUTBACK;
+    call_sv(code, G_EVAL | G_VOID | G_DISCARD);
+    return SvROK(ERRSV) || SvTRUE(ERRSV) ? newSVsv(ERRSV) : NULL;
+}
+
+/* One round. A callback that dies fails the connection (compat C15). */
+static void round_of_delivery(pTHX_ shim *s, SV *connection, outcome *out) {
+    context *cxt = context_get(aTHX);
+    SV *exception;
+    Zero(out, 1, outcome);
+    cxt->delivering = s;
+    cxt->outcome = out;
+    exception = call_in_eval(aTHX_ cxt->deliver, connection);
+    if (exception) {
+        CLEAR_ERRSV();
+        aews_conn_fail(s->core);
+        out->kind = FAILED;
+        out->text = exception;
+    }
+}
+
+/* The program's $@ and $_ are its own (compat C15). */
+static void protect_globals(pTHX) {
+    if (SvROK(ERRSV) || SvTRUE(ERRSV))
+        save_scalar(PL_errgv);
+    SAVE_DEFSV;
+    DEFSV_set(newSV(0));
+}
+
+/* Calls a function of the Perl part. What it throws goes to the event loop (compat C15), but only
+ * when all is done that has to be: the first exception is kept until then. */
+static void call_keeping(pTHX_ SV **kept, const char *function, SV *connection, SV *first, SV *second) {
+    SV *exception = call_perl(aTHX_ function, connection, first, second, G_EVAL);
+    if (!exception)
+        return;
+    if (*kept)
+        SvREFCNT_dec(exception);
+    else
+        *kept = exception;
+}
+
+/* Tells the program all that has arrived, and then, if it is so, that the connection has finished. */
+void dispatch(pTHX_ shim *s) {
+    SV *connection, *exception = NULL;
+    outcome out;
+    if (s->dispatching || !s->ready)
+        return;
+    ENTER;
+    SAVETMPS;
+    s->dispatching = TRUE;
+    SAVEDESTRUCTOR_X(stop_dispatching, shim_hold(s));
+    /* The connection lives until its callbacks have run, even if the program lets go of it in one of
+     * them (compat C14). */
+    connection = sv_2mortal(newRV_inc((SV *)s->self));
+    SAVEFREESV(SvREFCNT_inc((SV *)s->self));
+    protect_globals(aTHX);
+    do {
+        round_of_delivery(aTHX_ s, connection, &out);
+        sv_2mortal(out.code);
+        sv_2mortal(out.text);
+        transport_output(aTHX_ s);
+        if (out.kind == CLOSED_BY_PEER)
+            call_keeping(aTHX_ &exception, "_on_close", connection, out.code, out.text);
+        else if (out.kind == FAILED)
+            call_keeping(aTHX_ &exception, "_on_failure", connection, out.text, NULL);
+    } while (out.kind != NOTHING);
+    transport_flush(aTHX_ s);
+    s->dispatching = FALSE;
+    if (s->finish_pending)
+        call_keeping(aTHX_ &exception, "_finish", connection, s->finish_text, NULL);
+    else
+        transport_resume(aTHX_ s);
+    FREETMPS;
+    LEAVE;
+    if (exception)
+        croak_sv(sv_2mortal(exception));
+}
+
+/* The event loop has been idle once (compat C13). */
+void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
+    SV *idle = s->idle;
+    PERL_UNUSED_VAR(ax);
+    PERL_UNUSED_VAR(items);
+    s->idle = NULL;
+    s->ready = TRUE;
+    dispatch(aTHX_ s);
+    SvREFCNT_dec(idle);
+}
+
+/* The handle's on_eof(handle) and on_error(handle, fatal, text). What has arrived before goes first,
+ * and the program has registered its callbacks by then (compat C13, C21). */
+void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
+    if (s->finished || s->finish_pending)
+        return;
+    s->finish_pending = TRUE;
+    s->finish_text = items >= 3 && SvOK(ST(2)) ? newSVsv(ST(2)) : NULL;
+    dispatch(aTHX_ s);
+}

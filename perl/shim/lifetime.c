@@ -1,0 +1,194 @@
+/* The life of a connection's native state: made with the Connection, ended with it. */
+#include "shim.h"
+
+static void detach(pTHX_ shim *);
+
+static int object_free(pTHX_ SV *sv, MAGIC *magic) {
+    shim *s = (shim *)magic->mg_ptr;
+    PERL_UNUSED_VAR(sv);
+    if (s) {
+        magic->mg_ptr = NULL;
+        detach(aTHX_ s);
+        shim_release(aTHX_ s);
+    }
+    return 0;
+}
+
+/* The copy of a Connection in a new thread has nothing behind it. */
+static int object_dup(pTHX_ MAGIC *magic, CLONE_PARAMS *params) {
+    PERL_UNUSED_VAR(params);
+    magic->mg_ptr = NULL;
+    return 0;
+}
+
+static MGVTBL object_vtbl = {NULL, NULL, NULL, NULL, object_free, NULL, object_dup, NULL};
+
+/* Gives a new Connection its native state; NULL where the configuration is not one. */
+shim *shim_attach(pTHX_ HV *self, SV *handle, const aews_config *config) {
+    context *cxt = context_get(aTHX);
+    aews_conn *core;
+    MAGIC *magic;
+    shim *s;
+    if (mg_findext((SV *)self, PERL_MAGIC_ext, &object_vtbl) || aews_conn_new(config, &core) != AEWS_OK)
+        return NULL;
+    Newxz(s, 1, shim);
+    s->refs = 1;
+    s->core = core;
+    s->self = self;
+    s->handle = newSVsv(handle);
+    s->generation = aews_process_generation();
+    s->next = cxt->first;
+    if (s->next)
+        s->next->previous = s;
+    cxt->first = s;
+    magic = sv_magicext((SV *)self, NULL, PERL_MAGIC_ext, &object_vtbl, (const char *)s, 0);
+    magic->mg_flags |= MGf_DUP;
+    return s;
+}
+
+/* The state behind a Connection; NULL behind its copy in another thread. */
+shim *shim_of(pTHX_ SV *connection, const char *method) {
+    MAGIC *magic = NULL;
+    if (SvROK(connection) && SvTYPE(SvRV(connection)) == SVt_PVHV)
+        magic = mg_findext(SvRV(connection), PERL_MAGIC_ext, &object_vtbl);
+    if (!magic)
+        croak("%s: not a connection made by " AEWS_PACKAGE "->new", method);
+    return (shim *)magic->mg_ptr;
+}
+
+shim *shim_hold(shim *s) {
+    s->refs++;
+    return s;
+}
+
+void shim_release(pTHX_ void *data) {
+    shim *s = (shim *)data;
+    PERL_UNUSED_CONTEXT;
+    if (--s->refs == 0)
+        Safefree(s);
+}
+
+static void unlink_shim(pTHX_ shim *s) {
+    context *cxt = context_get(aTHX);
+    if (s->previous)
+        s->previous->next = s->next;
+    else
+        cxt->first = s->next;
+    if (s->next)
+        s->next->previous = s->previous;
+}
+
+/* Whether a Close frame is still due from this process. */
+static bool owes_close(shim *s) {
+    return !s->finished && !s->dead && s->generation == aews_process_generation() &&
+           aews_conn_is_writable(s->core);
+}
+
+/* What is due when the program has dropped an open connection: what `close` does (compat D3). Quiet,
+ * since whatever let go of the connection does not expect anything from it. */
+static void say_goodbye(pTHX_ shim *s) {
+    bool own = s->generation == aews_process_generation();
+    SV *flags[2];
+    dSAVE_ERRNO;
+    ENTER;
+    SAVETMPS;
+    save_scalar(PL_errgv);
+    if (own) {
+        if (owes_close(s)) {
+            aews_conn_close(s->core, 1000, NULL, 0);
+            transport_output(aTHX_ s);
+            call_handle(aTHX_ s, "push_shutdown", NULL, NULL, 0);
+        }
+        transport_flush(aTHX_ s);
+    }
+    flags[0] = sv_2mortal(newSViv(s->direct));
+    flags[1] = sv_2mortal(newSViv(own));
+    SvREFCNT_dec(call_perl(aTHX_ "_detach", s->handle, flags[0], flags[1], G_EVAL));
+    FREETMPS;
+    LEAVE;
+    RESTORE_ERRNO;
+}
+
+static void detach(pTHX_ shim *s) {
+    int i;
+    s->self = NULL;
+    s->quiet = TRUE;
+    unlink_shim(aTHX_ s);
+    if (!PL_dirty)
+        say_goodbye(aTHX_ s);
+    SvREFCNT_dec(s->idle);
+    SvREFCNT_dec(s->timer);
+    SvREFCNT_dec(s->finish_text);
+    for (i = 0; i < 3; i++)
+        SvREFCNT_dec(s->activity[i]);
+    aews_conn_free(s->core);
+    s->core = NULL;
+    callbacks_clear(aTHX_ s);
+    SvREFCNT_dec(s->handle);
+    s->handle = NULL;
+}
+
+/* The end of the program: Close 1001 on what is still open, tried once (compat D3). No callback runs
+ * any more. */
+void shim_at_exit(pTHX) {
+    shim *s = context_get(aTHX)->first;
+    while (s) {
+        if (s->quiet || !owes_close(s) || handle_destroyed(aTHX_ s)) {
+            s = s->next;
+            continue;
+        }
+        s->quiet = s->finished = TRUE;
+        aews_conn_close(s->core, 1001, NULL, 0);
+        ENTER;
+        SAVETMPS;
+        transport_output(aTHX_ s);
+        FREETMPS;
+        LEAVE;
+        /* From the start again: what was called may have ended any connection. */
+        s = context_get(aTHX)->first;
+    }
+}
+
+/* ---- calls to the Perl part and to the handle ---- */
+
+static SV *call(pTHX_ SV *code, bool method, SV *object, SV *first, SV *second, I32 flags) {
+    SV *exception = NULL;
+    ENTER;
+    SAVETMPS;
+    {
+        dSP;
+        PUSHMARK(SP);
+        EXTEND(SP, 3);
+        PUSHs(object);
+        if (first || second)
+            PUSHs(first ? first : &PL_sv_undef);
+        if (second)
+            PUSHs(second);
+        PUTBACK;
+    }
+    flags |= G_VOID | G_DISCARD | (method ? G_METHOD : 0);
+    call_sv(code, flags);
+    if (flags & G_EVAL && (SvROK(ERRSV) || SvTRUE(ERRSV))) {
+        exception = newSVsv(ERRSV);
+        CLEAR_ERRSV();
+    }
+    FREETMPS;
+    LEAVE;
+    return exception;
+}
+
+SV *call_perl(pTHX_ const char *function, SV *object, SV *first, SV *second, I32 flags) {
+    SV *name = sv_2mortal(newSVpvf(AEWS_PACKAGE "::%s", function));
+    return call(aTHX_ name, FALSE, object, first, second, flags);
+}
+
+SV *call_handle(pTHX_ shim *s, const char *method, SV *first, SV *second, I32 flags) {
+    /* Held, since the method may end this connection. */
+    SV *handle = sv_2mortal(newSVsv(s->handle));
+    SV *name = sv_2mortal(newSVpv(method, 0));
+    if (s->quiet) {
+        SvREFCNT_dec(call(aTHX_ name, TRUE, handle, first, second, G_EVAL));
+        return NULL;
+    }
+    return call(aTHX_ name, TRUE, handle, first, second, flags);
+}

@@ -1,0 +1,150 @@
+/* What stands between Perl and the core for one connection, and the parts of that. */
+#ifndef AEWS_SHIM_H
+#define AEWS_SHIM_H
+
+#define PERL_NO_GET_CONTEXT
+#include "EXTERN.h"
+#include "perl.h"
+#include "XSUB.h"
+
+#include "aews.h"
+
+#define AEWS_PACKAGE "AnyEvent::WebSocket::Connection"
+
+/* The events a program can register for; the order is that of aews_event_names. */
+enum { ON_NEXT_MESSAGE, ON_EACH_MESSAGE, ON_PARSE_ERROR, ON_FINISH, ON_COUNT };
+
+/* A program's callbacks for one event: references to code, and for each of them the coderef that
+ * cancels it, made when it is first needed. */
+typedef struct {
+    AV *code;
+    AV *cancel;
+} callback_list;
+
+/* One connection. It lives as long as somebody counts it: the Connection object (as magic on its hash)
+ * and each of the closures that stand in watchers and in the handle. Only the object makes it work:
+ * once that is gone (`self` is NULL) the closures do nothing. */
+typedef struct shim {
+    U32 refs;
+    aews_conn *core;
+    /* The Connection's hash; not counted. */
+    HV *self;
+    /* A reference to the handle. */
+    SV *handle;
+    /* Of the process that made it (compat D3). */
+    U64 generation;
+    /* The neighbours among this interpreter's connections, for the end of the program (compat D3). */
+    struct shim *previous, *next;
+    callback_list on[ON_COUNT];
+    /* The code that stands in the handle's on_read; not counted, only compared. */
+    CV *input_cv;
+    /* Watchers that are not in a slot of the handle. */
+    SV *idle;
+    SV *timer;
+    /* The handle's _activity, _ractivity and _wactivity, for its timeouts (compat C20). */
+    SV *activity[3];
+    /* Set when the socket ended before all messages were delivered: the text for `finish`. */
+    SV *finish_text;
+
+    /* The descriptor is read and written from here, not by the handle. */
+    bool direct;
+    /* The event loop has been idle once (compat C13). */
+    bool ready;
+    /* Callbacks are running. */
+    bool dispatching;
+    /* Nothing more is to be delivered: the handle was destroyed. */
+    bool dead;
+    /* Whatever goes wrong is nobody's business any more. */
+    bool quiet;
+    bool finish_pending;
+    bool finished;
+    /* Frames are waiting in the handle's wbuf behind a write watcher of ours, though the socket has
+     * not refused any. */
+    bool corked;
+    /* Something arrived since the timer was started. */
+    bool received;
+} shim;
+
+/* Perl values that are looked up often, one set for each interpreter. */
+typedef struct {
+    /* Keys of hashes, with their hash values. */
+    struct {
+        SV *fh, *tls, *rbuf, *wbuf, *on_read, *on_drain, *autocork, *rw, *ww, *queue;
+        SV *body, *opcode;
+        /* Of the Connection, in the order of its accessors. */
+        SV *attribute[8], *close[3];
+    } key;
+    HV *handle_stash;
+    HV *destroyed_stash;
+    HV *message_stash;
+    /* What stands in a handle's _rw while reading is paused: true, but no watcher. */
+    SV *parked;
+    /* Delivers events under an eval: see dispatch.c. */
+    SV *deliver;
+    shim *delivering;
+    void *outcome;
+    /* All connections. */
+    shim *first;
+} context;
+
+/* context.c */
+void context_boot(pTHX);
+void context_clone(pTHX);
+context *context_get(pTHX);
+SV *hash_value(pTHX_ HV *hash, SV *key);
+bool hash_true(pTHX_ HV *hash, SV *key);
+
+/* lifetime.c */
+shim *shim_attach(pTHX_ HV *self, SV *handle, const aews_config *config);
+shim *shim_of(pTHX_ SV *connection, const char *method);
+shim *shim_hold(shim *);
+void shim_release(pTHX_ void *);
+void shim_at_exit(pTHX);
+
+/* closure.c: code whose data is a connection. It counts the shim, not the Connection. */
+typedef void closure_body(pTHX_ shim *, I32 ax, I32 items);
+SV *closure_new(pTHX_ shim *, closure_body *);
+SV *cancel_new(pTHX_ shim *, int event, SV *code);
+SV *cancel_nothing(pTHX);
+
+/* callbacks.c */
+int callbacks_event(const char *name, STRLEN len);
+void callbacks_add(pTHX_ shim *, int event, SV *code);
+void callbacks_remove(pTHX_ shim *, int event, SV *code);
+void callbacks_message(pTHX_ shim *, SV *connection, SV *message);
+AV *callbacks_copy(pTHX_ shim *, int event);
+void callbacks_clear(pTHX_ shim *);
+
+/* dispatch.c */
+void dispatch(pTHX_ shim *);
+closure_body dispatch_ready;
+closure_body dispatch_finish;
+XS(aews_deliver);
+
+/* transport.c */
+bool handle_destroyed(pTHX_ shim *);
+bool transport_choose(pTHX_ shim *);
+closure_body transport_input;
+closure_body transport_uncork;
+void transport_send(pTHX_ shim *, const aews_slice *head, const aews_frame *, const aews_slice *payload);
+void transport_output(pTHX_ shim *);
+void transport_flush(pTHX_ shim *);
+void transport_resume(pTHX_ shim *);
+
+/* lifetime.c: calls to the Perl part, and to the handle. With G_EVAL in `flags` the exception is
+ * returned, to be freed by the caller. NULL arguments end the list of arguments. */
+SV *call_perl(pTHX_ const char *function, SV *object, SV *first, SV *second, I32 flags);
+SV *call_handle(pTHX_ shim *, const char *method, SV *first, SV *second, I32 flags);
+
+/* src/perl: values made in Rust. */
+typedef struct {
+    HV *stash;
+    SV *body_key;
+    SV *opcode_key;
+    /* Whether a block from malloc may become a scalar's. */
+    int adopt;
+} aews_message_class;
+
+SV *aews_perl_message(PerlInterpreter *, aews_event *, const aews_message_class *);
+
+#endif

@@ -1,0 +1,355 @@
+/* Between the core and the socket.
+ *
+ * Directly, where the handle is a plain AnyEvent::Handle on a socket: its read watcher's place (_rw) is
+ * taken by one that reads into the core, and frames go from here to the descriptor. What the socket
+ * refuses waits in the handle's own wbuf, pumped by the handle's own write watcher (_ww). So
+ * push_write, on_drain, push_shutdown, wbuf_max, linger and destroy work with us without knowing
+ * (compat C8, C20).
+ *
+ * Through the handle otherwise (TLS, subclasses, objects like it): its on_read brings the bytes, its
+ * push_write takes them (compat C21). A direct connection falls back to this when the program takes a
+ * hand in reading or starts TLS. */
+#include "shim.h"
+#include <sys/stat.h>
+#include <time.h>
+
+/* From this much waiting in wbuf, frames are sent in the middle of a dispatch. */
+#define CORK_LEN 65536
+/* Payloads from this size on are worth a system call rather than a copy. */
+#define CORK_PAYLOAD_LEN 16384
+/* What wbuf may keep for the next time. */
+#define WBUF_KEPT_LEN 4096
+
+static HV *handle_hash(shim *s) {
+    SV *handle = s->handle && SvROK(s->handle) ? SvRV(s->handle) : NULL;
+    return handle && SvTYPE(handle) == SVt_PVHV ? (HV *)handle : NULL;
+}
+
+static bool is_plain(pTHX_ HV *handle) {
+    return handle && SvOBJECT(handle) && SvSTASH(handle) == context_get(aTHX)->handle_stash;
+}
+
+bool handle_destroyed(pTHX_ shim *s) {
+    SV *handle = SvRV(s->handle);
+    SV *answer;
+    bool destroyed;
+    if (SvSTASH(handle) == context_get(aTHX)->handle_stash)
+        return FALSE;
+    if (SvSTASH(handle) == context_get(aTHX)->destroyed_stash)
+        return TRUE;
+    if (!gv_fetchmethod_autoload(SvSTASH(handle), "destroyed", FALSE))
+        return FALSE;
+    ENTER;
+    SAVETMPS;
+    {
+        dSP;
+        PUSHMARK(SP);
+        XPUSHs(s->handle);
+        PUTBACK;
+        call_method("destroyed", G_SCALAR);
+        SPAGAIN;
+        answer = POPs;
+        destroyed = SvTRUE(answer);
+        PUTBACK;
+    }
+    FREETMPS;
+    LEAVE;
+    return destroyed;
+}
+
+/* The handle's descriptor, or -1 where it is closed or not that of a plain file handle. Asked each
+ * time: a program may close it, and its number may be another's the next moment (compat C20). */
+static int handle_fd(pTHX_ HV *handle) {
+    SV *fh = hash_value(aTHX_ handle, context_get(aTHX)->key.fh);
+    IO *io;
+    if (!fh || !SvROK(fh))
+        return -1;
+    fh = SvRV(fh);
+    io = SvTYPE(fh) == SVt_PVIO ? (IO *)fh : isGV_with_GP(fh) ? GvIO((GV *)fh) : NULL;
+    if (!io || !IoIFP(io) || SvTIED_mg((SV *)io, PERL_MAGIC_tiedscalar))
+        return -1;
+    return PerlIO_fileno(IoIFP(io));
+}
+
+/* Decides whether to go direct; the caller then installs the closures accordingly. */
+bool transport_choose(pTHX_ shim *s) {
+    static const char *const names[] = {"_activity", "_ractivity", "_wactivity"};
+    HV *handle = handle_hash(s);
+    struct stat status;
+    int i, fd;
+    if (!is_plain(aTHX_ handle) || hash_true(aTHX_ handle, context_get(aTHX)->key.tls))
+        return FALSE;
+    fd = handle_fd(aTHX_ handle);
+    if (fd < 0 || fstat(fd, &status) != 0 || !S_ISSOCK(status.st_mode))
+        return FALSE;
+    for (i = 0; i < 3; i++)
+        s->activity[i] = SvREFCNT_inc(*hv_fetch(handle, names[i], strlen(names[i]), 1));
+    return s->direct = TRUE;
+}
+
+/* What the handle's timeouts go by. A clock that lags by a tick is exact enough for them, and does not
+ * cost a call of AE::now for each read and write. */
+static void touch(pTHX_ shim *s, bool reading) {
+    struct timespec now;
+    NV seconds;
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    seconds = now.tv_sec + now.tv_nsec * 1e-9;
+    if (s->activity[0]) {
+        sv_setnv(s->activity[0], seconds);
+        sv_setnv(s->activity[reading ? 1 : 2], seconds);
+    }
+}
+
+/* ---- reading ---- */
+
+static void handle_error(pTHX_ shim *s, int error) {
+    SV *fatal = sv_2mortal(newSViv(1));
+    call_handle(aTHX_ s, "_error", sv_2mortal(newSViv(error)), fatal, 0);
+}
+
+/* Takes what the handle has read. */
+static bool absorb(pTHX_ shim *s, HV *handle) {
+    SV *rbuf = handle ? hash_value(aTHX_ handle, context_get(aTHX)->key.rbuf) : NULL;
+    STRLEN len;
+    const char *data;
+    if (!rbuf || !SvOK(rbuf))
+        return FALSE;
+    data = SvPVbyte(rbuf, len);
+    if (!len)
+        return FALSE;
+    s->received = TRUE;
+    aews_conn_receive(s->core, (const uint8_t *)data, len);
+    sv_setpvs(rbuf, "");
+    return TRUE;
+}
+
+/* Whether the program wants to read by itself, or has started TLS. */
+static bool taken_over(pTHX_ shim *s, HV *handle) {
+    context *cxt = context_get(aTHX);
+    SV *on_read = hash_value(aTHX_ handle, cxt->key.on_read);
+    SV *queue = hash_value(aTHX_ handle, cxt->key.queue);
+    return hash_true(aTHX_ handle, cxt->key.tls) || !on_read || !SvROK(on_read) ||
+           SvRV(on_read) != (SV *)s->input_cv ||
+           (queue && SvROK(queue) && av_top_index((AV *)SvRV(queue)) >= 0);
+}
+
+static void park(pTHX_ HV *handle) {
+    context *cxt = context_get(aTHX);
+    (void)hv_store_ent(handle, cxt->key.rw, newSVsv(cxt->parked), SvSHARED_HASH(cxt->key.rw));
+}
+
+/* Starts reading again where it was paused, unless the program has stopped it since. */
+void transport_resume(pTHX_ shim *s) {
+    context *cxt = context_get(aTHX);
+    HV *handle = handle_hash(s);
+    SV *rw;
+    if (!s->direct || !is_plain(aTHX_ handle))
+        return;
+    rw = hash_value(aTHX_ handle, cxt->key.rw);
+    if (rw && SvPOK(rw) && sv_eq(rw, cxt->parked))
+        call_perl(aTHX_ "_start_reading", s->handle, NULL, NULL, 0);
+}
+
+/* The socket is readable, or the handle has bytes for us. */
+void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
+    HV *handle = handle_hash(s);
+    PERL_UNUSED_VAR(ax);
+    PERL_UNUSED_VAR(items);
+    if (!absorb(aTHX_ s, handle) && s->direct && is_plain(aTHX_ handle)) {
+        if (taken_over(aTHX_ s, handle)) {
+            s->direct = FALSE;
+            call_perl(aTHX_ "_hand_over", s->handle, NULL, NULL, 0);
+            return;
+        }
+        if (s->dispatching || !s->ready) {
+            /* What arrives waits in the socket, and the loop must not spin on it (compat C22). */
+            park(aTHX_ handle);
+            return;
+        }
+        switch (aews_conn_read(s->core, handle_fd(aTHX_ handle), NULL)) {
+        case AEWS_OK:
+        case AEWS_ERR_PANIC:
+            s->received = TRUE;
+            touch(aTHX_ s, TRUE);
+            break;
+        case AEWS_EOF:
+            call_perl(aTHX_ "_at_eof", s->handle, NULL, NULL, 0);
+            return;
+        case AEWS_ERR_IO:
+            handle_error(aTHX_ s, errno);
+            return;
+        default:
+            return;
+        }
+    }
+    dispatch(aTHX_ s);
+}
+
+/* ---- writing ---- */
+
+static SV *wbuf_of(pTHX_ HV *handle) {
+    context *cxt = context_get(aTHX);
+    STRLEN len;
+    SV *wbuf = HeVAL(hv_fetch_ent(handle, cxt->key.wbuf, 1, SvSHARED_HASH(cxt->key.wbuf)));
+    if (!SvOK(wbuf))
+        sv_setpvs(wbuf, "");
+    /* Not shared with a copy the program has made, since it is written in place. */
+    (void)SvPVbyte_force(wbuf, len);
+    return wbuf;
+}
+
+static void append(pTHX_ SV *to, const aews_slice *head, const aews_frame *frame, const aews_slice *payload) {
+    STRLEN len = SvCUR(to);
+    U8 *end = (U8 *)SvGROW(to, len + head->len + payload->len + 1) + len;
+    Copy(head->data, end, head->len, U8);
+    if (frame)
+        aews_frame_payload(frame, payload->data, payload->len, end + head->len);
+    else
+        Copy(payload->data, end + head->len, payload->len, U8);
+    SvCUR_set(to, len + head->len + payload->len);
+    *SvEND(to) = '\0';
+}
+
+static void uncork(pTHX_ shim *s, HV *handle) {
+    context *cxt = context_get(aTHX);
+    if (s->corked) {
+        s->corked = FALSE;
+        (void)hv_delete_ent(handle, cxt->key.ww, G_DISCARD, SvSHARED_HASH(cxt->key.ww));
+    }
+}
+
+/* Sends what waits in wbuf and then the slices; what the socket refuses goes to wbuf, for the handle
+ * to pump. */
+static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_slice *head,
+                     const aews_slice *payload) {
+    aews_slice slices[3];
+    size_t total = SvCUR(wbuf) + head->len + payload->len, sent = 0;
+    aews_status status;
+    slices[0].data = (const uint8_t *)SvPVX(wbuf);
+    slices[0].len = SvCUR(wbuf);
+    slices[1] = *head;
+    slices[2] = *payload;
+    status = aews_send(fd, slices, 3, &sent);
+    uncork(aTHX_ s, handle);
+    if (status == AEWS_OK && sent == total) {
+        touch(aTHX_ s, FALSE);
+        if (SvLEN(wbuf) > WBUF_KEPT_LEN) {
+            SvPV_free(wbuf);
+            SvPV_set(wbuf, NULL);
+            SvLEN_set(wbuf, 0);
+        }
+        if (SvCUR(wbuf))
+            sv_setpvs(wbuf, "");
+        return;
+    }
+    if (status == AEWS_ERR_IO) {
+        handle_error(aTHX_ s, errno);
+        return;
+    }
+    if (sent)
+        touch(aTHX_ s, FALSE);
+    if (sent < slices[0].len) {
+        sv_chop(wbuf, SvPVX(wbuf) + sent);
+        sent = 0;
+    } else {
+        sent -= slices[0].len;
+        SvCUR_set(wbuf, 0);
+    }
+    if (sent < slices[1].len) {
+        sv_catpvn(wbuf, (const char *)slices[1].data + sent, slices[1].len - sent);
+        sent = 0;
+    } else {
+        sent -= slices[1].len;
+    }
+    sv_catpvn(wbuf, (const char *)slices[2].data + sent, slices[2].len - sent);
+    call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
+}
+
+/* Puts a write watcher of ours in front of the frames in wbuf. If the dispatch is held up by an event
+ * loop that a callback runs, it sends them from there. */
+static void cork(pTHX_ shim *s) {
+    SV *watcher;
+    s->corked = TRUE;
+    watcher = sv_2mortal(closure_new(aTHX_ s, transport_uncork));
+    call_perl(aTHX_ "_cork", s->handle, watcher, NULL, 0);
+}
+
+void transport_uncork(pTHX_ shim *s, I32 ax, I32 items) {
+    PERL_UNUSED_VAR(ax);
+    PERL_UNUSED_VAR(items);
+    transport_flush(aTHX_ s);
+}
+
+void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *frame, const aews_slice *payload) {
+    context *cxt = context_get(aTHX);
+    HV *handle = handle_hash(s);
+    bool busy;
+    SV *wbuf;
+    int fd;
+    if (frame && !frame->masked)
+        frame = NULL;
+    if (!s->direct || !is_plain(aTHX_ handle) || hash_true(aTHX_ handle, cxt->key.on_drain) ||
+        hash_true(aTHX_ handle, cxt->key.autocork) || hash_true(aTHX_ handle, cxt->key.tls) ||
+        (fd = handle_fd(aTHX_ handle)) < 0) {
+        SV *bytes = sv_2mortal(newSV(head->len + payload->len + 1));
+        sv_setpvs(bytes, "");
+        append(aTHX_ bytes, head, frame, payload);
+        call_handle(aTHX_ s, "push_write", bytes, NULL, 0);
+        return;
+    }
+    wbuf = wbuf_of(aTHX_ handle);
+    busy = hash_true(aTHX_ handle, cxt->key.ww);
+    if (!busy)
+        s->corked = FALSE;
+    if (busy && !s->corked) {
+        append(aTHX_ wbuf, head, frame, payload);
+    } else if (s->dispatching && payload->len < CORK_PAYLOAD_LEN && SvCUR(wbuf) < CORK_LEN &&
+               aews_conn_has_input(s->core)) {
+        /* More messages are at hand, and so, it may be, more replies: they leave together. */
+        append(aTHX_ wbuf, head, frame, payload);
+        if (!s->corked)
+            cork(aTHX_ s);
+    } else if (frame) {
+        static const aews_slice nothing = {NULL, 0};
+        append(aTHX_ wbuf, head, frame, payload);
+        send_now(aTHX_ s, handle, fd, wbuf, &nothing, &nothing);
+    } else {
+        send_now(aTHX_ s, handle, fd, wbuf, head, payload);
+    }
+}
+
+/* Sends the control frames that the core has made. */
+void transport_output(pTHX_ shim *s) {
+    static const aews_slice nothing = {NULL, 0};
+    aews_slice output;
+    if (!s->core || aews_conn_output(s->core, &output.data, &output.len) != AEWS_OK || !output.len)
+        return;
+    {
+        /* A copy, since sending may call back, and the program may then do anything. */
+        SV *copy = sv_2mortal(newSVpvn((const char *)output.data, output.len));
+        aews_conn_consume_output(s->core, output.len);
+        output.data = (const uint8_t *)SvPVX(copy);
+        transport_send(aTHX_ s, &output, NULL, &nothing);
+    }
+}
+
+/* Sends what waits for the end of the dispatch. */
+void transport_flush(pTHX_ shim *s) {
+    static const aews_slice nothing = {NULL, 0};
+    HV *handle = handle_hash(s);
+    context *cxt = context_get(aTHX);
+    int fd;
+    if (!s->corked)
+        return;
+    if (!is_plain(aTHX_ handle) || !hash_true(aTHX_ handle, cxt->key.ww)) {
+        s->corked = FALSE;
+        return;
+    }
+    fd = handle_fd(aTHX_ handle);
+    if (fd < 0 || hash_true(aTHX_ handle, cxt->key.on_drain)) {
+        uncork(aTHX_ s, handle);
+        call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
+    } else {
+        send_now(aTHX_ s, handle, fd, wbuf_of(aTHX_ handle), &nothing, &nothing);
+    }
+}

@@ -1,0 +1,24 @@
+//! What XSLoader looks up.
+
+use libperl_sys::{CV, PerlInterpreter};
+
+unsafe extern "C" {
+    /// The boot function that xsubpp made, which the build has renamed: C symbols of a Rust library
+    /// are hidden.
+    fn aews_boot_shim(my_perl: *mut PerlInterpreter, cv: *mut CV);
+}
+
+/// Starts the library in an interpreter.
+///
+/// # Safety
+/// As for any XSUB: called by the interpreter, with its argument stack set up.
+#[unsafe(no_mangle)]
+#[allow(non_snake_case)]
+pub unsafe extern "C" fn boot_AnyEvent__WebSocket__Connection(
+    my_perl: *mut PerlInterpreter,
+    cv: *mut CV,
+) {
+    // SAFETY: passed on as it came. Where the boot function croaks, it leaves this frame without
+    // unwinding it, and there is nothing in it to drop.
+    unsafe { aews_boot_shim(my_perl, cv) }
+}
