@@ -1,0 +1,180 @@
+package Peer;
+
+# What the tests have at the other end of a connection: a plain socket, and frames encoded and decoded
+# here, independently of the code under test.
+
+use strict;
+use warnings;
+
+use AnyEvent;
+use AnyEvent::Handle;
+use Carp qw(croak);
+use Exporter qw(import);
+use IO::Socket::INET;
+use Socket;
+
+our @EXPORT_OK = qw(
+    socket_pair tcp_pair handle_on connection_and_peer connection_pair
+    frame close_frame parse_frames read_frames read_until_eof write_all
+    run_until run_for settle
+);
+
+my $TIMEOUT = $ENV{AEWS_TEST_TIMEOUT} || 10;
+
+# Two connected UNIX sockets.
+sub socket_pair {
+    socketpair my $ours, my $theirs, AF_UNIX, SOCK_STREAM, PF_UNSPEC or die "socketpair: $!";
+    return ($ours, $theirs);
+}
+
+# Two connected TCP sockets on loopback.
+sub tcp_pair {
+    my $listener = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1') or die "listen: $!";
+    my $ours = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $listener->sockport)
+        or die "connect: $!";
+    my $theirs = $listener->accept or die "accept: $!";
+    return ($ours, $theirs);
+}
+
+sub handle_on {
+    my ($socket, @options) = @_;
+    return AnyEvent::Handle->new(fh => $socket, @options);
+}
+
+# A connection and the plain (non-blocking) socket of its peer.
+sub connection_and_peer {
+    my %options = @_;
+    my ($ours, $theirs) = (delete $options{tcp}) ? tcp_pair() : socket_pair();
+    my $handle_options = delete $options{handle_options} || [];
+    AnyEvent::fh_unblock($theirs);
+    require AnyEvent::WebSocket::Connection;
+    my $class      = delete $options{class} || 'AnyEvent::WebSocket::Connection';
+    my $connection = $class->new(handle => handle_on($ours, @$handle_options), %options);
+    return ($connection, $theirs);
+}
+
+# Two connections with each other.
+sub connection_pair {
+    my ($first, $second) = @_;
+    my ($ours, $theirs) = socket_pair();
+    require AnyEvent::WebSocket::Connection;
+    return map { AnyEvent::WebSocket::Connection->new(handle => handle_on($_->[0]), %{ $_->[1] || {} }) }
+        [$ours, $first], [$theirs, $second];
+}
+
+# frame(opcode => 1, payload => '...', fin => 1, rsv => 0, mask => 'abcd', length_bytes => undef|0|2|8)
+sub frame {
+    my %frame   = (opcode => 1, payload => '', fin => 1, rsv => 0, @_);
+    my $length  = $frame{length} // length $frame{payload};
+    my $bytes   = $frame{length_bytes} // ($length < 126 ? 0 : $length < 65536 ? 2 : 8);
+    my $mask    = defined $frame{mask} ? 0x80 : 0;
+    my $header  = pack 'C', ($frame{fin} ? 0x80 : 0) | $frame{rsv} << 4 | $frame{opcode};
+    $header .=
+          $bytes == 0 ? pack('C',    $mask | $length)
+        : $bytes == 2 ? pack('C n',  $mask | 126, $length)
+        :               pack('C Q>', $mask | 127, $length);
+    return $header . $frame{payload} unless $mask;
+    return $header . $frame{mask} . _mask($frame{payload}, $frame{mask});
+}
+
+sub close_frame {
+    my ($code, $reason, @options) = @_;
+    my $payload = defined $code ? pack('n a*', $code, $reason // '') : '';
+    return frame(opcode => 8, payload => $payload, @options);
+}
+
+sub _mask {
+    my ($payload, $mask) = @_;
+    return $payload ^ substr($mask x (length($payload) / 4 + 1), 0, length $payload);
+}
+
+# The frames at the start of a buffer, which are removed from it, as hashes of fin, rsv, opcode, masked,
+# key and (unmasked) payload.
+sub parse_frames {
+    my $buffer = \$_[0];
+    my @frames;
+    while (length $$buffer >= 2) {
+        my ($first, $second) = unpack 'C C', $$buffer;
+        my ($length, $offset) = ($second & 0x7F, 2);
+        my $more = $length == 126 ? 2 : $length == 127 ? 8 : 0;
+        last if length $$buffer < $offset + $more;
+        $length = unpack $more == 2 ? 'n' : 'Q>', substr $$buffer, $offset, $more if $more;
+        $offset += $more;
+        my $masked = $second & 0x80;
+        last if length $$buffer < $offset + ($masked ? 4 : 0) + $length;
+        my $key = $masked ? substr $$buffer, $offset, 4 : undef;
+        $offset += 4 if $masked;
+        my $payload = substr $$buffer, $offset, $length;
+        substr $$buffer, 0, $offset + $length, '';
+        push @frames, {
+            fin     => $first >> 7,
+            rsv     => $first >> 4 & 7,
+            opcode  => $first & 15,
+            masked  => $masked ? 1 : 0,
+            key     => $key,
+            payload => $masked ? _mask($payload, $key) : $payload,
+        };
+    }
+    return @frames;
+}
+
+# Runs the event loop until the condition holds; dies where it takes too long.
+sub run_until(&;$) {
+    my ($condition, $what) = @_;
+    my $deadline = AE::time + $TIMEOUT;
+    until ($condition->()) {
+        croak 'timeout' . (defined $what ? " waiting for $what" : '') if AE::time > $deadline;
+        run_for(0.005);
+    }
+    return 1;
+}
+
+sub run_for {
+    my ($seconds) = @_;
+    my $done  = AE::cv;
+    my $timer = AE::timer $seconds, 0, $done;
+    $done->recv;
+}
+
+# Long enough for everything that is already under way on loopback.
+sub settle { run_for(0.03) }
+
+# Runs the event loop until that many frames have come from a plain socket (or EOF); returns them.
+sub read_frames {
+    my ($socket, $count) = @_;
+    my ($buffer, $eof, @frames) = ('', 0);
+    run_until {
+        my $n = sysread $socket, $buffer, 1 << 16, length $buffer;
+        $eof ||= defined $n && $n == 0;
+        push @frames, parse_frames($buffer);
+        $eof || @frames >= $count;
+    } "$count frames";
+    return @frames;
+}
+
+# Runs the event loop until EOF on a plain socket; returns all bytes that came. An error ends it too.
+sub read_until_eof {
+    my ($socket) = @_;
+    my $bytes = '';
+    run_until {
+        while (1) {
+            my $n = sysread $socket, $bytes, 1 << 16, length $bytes;
+            return 0 if !defined $n && $!{EAGAIN};
+            return 1 if !$n;
+        }
+    } 'EOF';
+    return $bytes;
+}
+
+# Writes everything to a plain socket, running the event loop while it is full.
+sub write_all {
+    my ($socket, $bytes) = @_;
+    run_until {
+        my $n = syswrite $socket, $bytes;
+        substr $bytes, 0, $n, '' if $n;
+        !length $bytes || (!defined $n && !$!{EAGAIN});
+    } 'writing';
+    return !length $bytes;
+}
+
+1;
