@@ -113,7 +113,7 @@ send(shim *s, SV *message = &PL_sv_undef)
             head.len = frame.header_len;
             transport_send(aTHX_ s, &head, &frame, &payload);
             if (opcode == 8)
-                SvREFCNT_dec(call_perl(aTHX_ "_start_close_timer", ST(0), NULL, NULL, 0));
+                SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", ST(0), NULL, NULL, 0));
         }
     }
     XSRETURN(1);
@@ -208,7 +208,7 @@ is_text(SV *self)
   OUTPUT:
     RETVAL
 
-MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::_Shim
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::Shim
 
 # What the Perl part calls.
 
@@ -293,24 +293,15 @@ close(shim *s, UV code, SV *reason)
     if (s) {
         hold_object(aTHX_ s);
         octets = SvPVbyte(reason, len);
-        switch (aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len)) {
-        case AEWS_OK:
-            if (!s->finished)
-                transport_output(aTHX_ s);
-            break;
-        case AEWS_CLOSED:
-            break;
-        default:
+        if (aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len) == AEWS_ERR_MISUSE) {
             mXPUSHs(newSVpv(aews_conn_error(s->core), 0));
+        } else if (!s->finished) {
+            PUTBACK;
+            transport_output(aTHX_ s);
+            call_perl(aTHX_ "shut_down", ST(0), NULL, NULL, 0);
+            SPAGAIN;
         }
     }
-
-bool
-is_open(shim *s)
-  CODE:
-    RETVAL = s && !s->finished;
-  OUTPUT:
-    RETVAL
 
 bool
 finish(shim *s)

@@ -6,12 +6,12 @@
 #include "shim.h"
 
 /* What ended a round of deliveries. */
-typedef enum { NOTHING, CLOSED_BY_PEER, FAILED } outcome_kind;
+typedef enum { NOTHING, CLOSED_BY_PEER, FAILED, DIED } outcome_kind;
 
 typedef struct {
     outcome_kind kind;
-    SV *code;
-    SV *text;
+    /* What the Perl part is to be told. */
+    SV *first, *second;
 } outcome;
 
 static void stop_dispatching(pTHX_ void *data) {
@@ -67,13 +67,13 @@ static void deliver(pTHX_ shim *s, SV *connection, outcome *out) {
         }
         case AEWS_EVENT_CLOSE:
             out->kind = CLOSED_BY_PEER;
-            out->code = event.code < 0 ? NULL : newSViv(event.code);
-            out->text = event_text(aTHX_ &event);
+            out->first = event.code < 0 ? newSV(0) : newSViv(event.code);
+            out->second = event_text(aTHX_ &event);
             aews_event_free(&event);
             return;
         case AEWS_EVENT_FAILED:
             out->kind = FAILED;
-            out->text = event_text(aTHX_ &event);
+            out->first = event_text(aTHX_ &event);
             aews_event_free(&event);
             return;
         default:
@@ -116,8 +116,8 @@ static void round_of_delivery(pTHX_ shim *s, SV *connection, outcome *out) {
     if (exception) {
         CLEAR_ERRSV();
         aews_conn_fail(s->core);
-        out->kind = FAILED;
-        out->text = exception;
+        out->kind = DIED;
+        out->first = exception;
     }
 }
 
@@ -143,6 +143,7 @@ static void call_keeping(pTHX_ SV **kept, const char *function, SV *connection, 
 
 /* Tells the program all that has arrived, and then, if it is so, that the connection has finished. */
 void dispatch(pTHX_ shim *s) {
+    static const char *const handler[] = {NULL, "on_close", "on_failure", "on_exception"};
     SV *connection, *exception = NULL;
     outcome out;
     if (s->dispatching || !s->ready)
@@ -158,18 +159,16 @@ void dispatch(pTHX_ shim *s) {
     protect_globals(aTHX);
     do {
         round_of_delivery(aTHX_ s, connection, &out);
-        sv_2mortal(out.code);
-        sv_2mortal(out.text);
+        sv_2mortal(out.first);
+        sv_2mortal(out.second);
         transport_output(aTHX_ s);
-        if (out.kind == CLOSED_BY_PEER)
-            call_keeping(aTHX_ &exception, "_on_close", connection, out.code, out.text);
-        else if (out.kind == FAILED)
-            call_keeping(aTHX_ &exception, "_on_failure", connection, out.text, NULL);
+        if (out.kind != NOTHING)
+            call_keeping(aTHX_ &exception, handler[out.kind], connection, out.first, out.second);
     } while (out.kind != NOTHING);
     transport_flush(aTHX_ s);
     s->dispatching = FALSE;
     if (s->finish_pending)
-        call_keeping(aTHX_ &exception, "_finish", connection, s->finish_text, NULL);
+        call_keeping(aTHX_ &exception, "on_finish", connection, s->finish_text, NULL);
     else
         transport_resume(aTHX_ s);
     FREETMPS;

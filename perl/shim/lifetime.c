@@ -87,23 +87,25 @@ static bool owes_close(shim *s) {
 /* What is due when the program has dropped an open connection: what `close` does (compat D3). Quiet,
  * since whatever let go of the connection does not expect anything from it. */
 static void say_goodbye(pTHX_ shim *s) {
-    bool own = s->generation == aews_process_generation();
-    SV *flags[2];
+    SV *direct;
     dSAVE_ERRNO;
     ENTER;
     SAVETMPS;
     save_scalar(PL_errgv);
-    if (own) {
+    direct = boolSV(s->direct);
+    if (s->generation == aews_process_generation()) {
+        /* The object's own reference and ours. */
+        SV *last = boolSV(SvREFCNT(SvRV(s->handle)) <= 2);
         if (owes_close(s)) {
             aews_conn_close(s->core, 1000, NULL, 0);
             transport_output(aTHX_ s);
             call_handle(aTHX_ s, "push_shutdown", NULL, NULL, 0);
         }
         transport_flush(aTHX_ s);
+        SvREFCNT_dec(call_perl(aTHX_ "detach", s->handle, direct, last, G_EVAL));
+    } else {
+        SvREFCNT_dec(call_perl(aTHX_ "abandon", s->handle, direct, NULL, G_EVAL));
     }
-    flags[0] = sv_2mortal(newSViv(s->direct));
-    flags[1] = sv_2mortal(newSViv(own));
-    SvREFCNT_dec(call_perl(aTHX_ "_detach", s->handle, flags[0], flags[1], G_EVAL));
     FREETMPS;
     LEAVE;
     RESTORE_ERRNO;
@@ -113,9 +115,10 @@ static void detach(pTHX_ shim *s) {
     int i;
     s->self = NULL;
     s->quiet = TRUE;
-    unlink_shim(aTHX_ s);
-    if (!PL_dirty)
+    if (!PL_dirty) {
+        unlink_shim(aTHX_ s);
         say_goodbye(aTHX_ s);
+    }
     SvREFCNT_dec(s->idle);
     SvREFCNT_dec(s->timer);
     SvREFCNT_dec(s->finish_text);
@@ -178,7 +181,7 @@ static SV *call(pTHX_ SV *code, bool method, SV *object, SV *first, SV *second, 
 }
 
 SV *call_perl(pTHX_ const char *function, SV *object, SV *first, SV *second, I32 flags) {
-    SV *name = sv_2mortal(newSVpvf(AEWS_PACKAGE "::%s", function));
+    SV *name = sv_2mortal(newSVpvf(AEWS_PACKAGE "::Shim::%s", function));
     return call(aTHX_ name, FALSE, object, first, second, flags);
 }
 

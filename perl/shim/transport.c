@@ -133,6 +133,11 @@ static bool taken_over(pTHX_ shim *s, HV *handle) {
            (queue && SvROK(queue) && av_top_index((AV *)SvRV(queue)) >= 0);
 }
 
+static void hand_over(pTHX_ shim *s) {
+    s->direct = FALSE;
+    call_perl(aTHX_ "hand_over", s->handle, NULL, NULL, 0);
+}
+
 static void park(pTHX_ HV *handle) {
     context *cxt = context_get(aTHX);
     (void)hv_store_ent(handle, cxt->key.rw, newSVsv(cxt->parked), SvSHARED_HASH(cxt->key.rw));
@@ -146,8 +151,12 @@ void transport_resume(pTHX_ shim *s) {
     if (!s->direct || !is_plain(aTHX_ handle))
         return;
     rw = hash_value(aTHX_ handle, cxt->key.rw);
-    if (rw && SvPOK(rw) && sv_eq(rw, cxt->parked))
-        call_perl(aTHX_ "_start_reading", s->handle, NULL, NULL, 0);
+    if (!rw || !SvPOK(rw) || !sv_eq(rw, cxt->parked))
+        return;
+    if (taken_over(aTHX_ s, handle))
+        hand_over(aTHX_ s);
+    else
+        call_perl(aTHX_ "start_reading", s->handle, NULL, NULL, 0);
 }
 
 /* The socket is readable, or the handle has bytes for us. */
@@ -157,8 +166,7 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
     PERL_UNUSED_VAR(items);
     if (!absorb(aTHX_ s, handle) && s->direct && is_plain(aTHX_ handle)) {
         if (taken_over(aTHX_ s, handle)) {
-            s->direct = FALSE;
-            call_perl(aTHX_ "_hand_over", s->handle, NULL, NULL, 0);
+            hand_over(aTHX_ s);
             return;
         }
         if (s->dispatching || !s->ready) {
@@ -173,7 +181,7 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
             touch(aTHX_ s, TRUE);
             break;
         case AEWS_EOF:
-            call_perl(aTHX_ "_at_eof", s->handle, NULL, NULL, 0);
+            call_perl(aTHX_ "at_eof", s->handle, NULL, NULL, 0);
             return;
         case AEWS_ERR_IO:
             handle_error(aTHX_ s, errno);
@@ -271,7 +279,7 @@ static void cork(pTHX_ shim *s) {
     SV *watcher;
     s->corked = TRUE;
     watcher = sv_2mortal(closure_new(aTHX_ s, transport_uncork));
-    call_perl(aTHX_ "_cork", s->handle, watcher, NULL, 0);
+    call_perl(aTHX_ "cork", s->handle, watcher, NULL, 0);
 }
 
 void transport_uncork(pTHX_ shim *s, I32 ax, I32 items) {

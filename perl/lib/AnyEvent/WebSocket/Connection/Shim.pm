@@ -1,0 +1,187 @@
+package AnyEvent::WebSocket::Connection::Shim;
+
+# The set-up and the rare paths between a Connection and its handle, in Perl. The rest of this package is
+# XSUBs. It is private to AnyEvent::WebSocket::Connection.
+
+use strict;
+use warnings;
+
+our $VERSION = '1.000';
+
+use AE           ();
+use Errno        qw(EAGAIN EINTR);
+use Scalar::Util qw(weaken);
+
+# How long a dropped connection's socket waits for the peer to close its side, in seconds.
+my $LINGER = 30;
+
+# Frames go past the handle only where its inside is as it is known to us; otherwise all goes through
+# its methods.
+my $handle_is_known;
+
+sub handle_is_known {
+    return $handle_is_known if defined $handle_is_known;
+    my ($version) = (AnyEvent::Handle->VERSION || 0) =~ /^(\d+\.?\d*)/;
+    my @missing = grep { !AnyEvent::Handle->can($_) } qw(_drain_rbuf _drain_wbuf _error start_read);
+    return $handle_is_known = $version >= 7 && $version < 8 && !@missing;
+}
+
+# Puts our code into the handle's places. Reading starts when the event loop has been idle once
+# (compat C13); what the handle has read already comes through on_read at once, or, where this runs
+# inside its on_read, when that has returned.
+sub install {
+    my ($connection, $handle) = @_;
+    my ($input, $finish, $ready) = closures($connection);
+    $handle->on_error($finish);
+    $handle->on_eof($finish);
+    $handle->{_rw} = parked()
+        if ref $handle eq 'AnyEvent::Handle' && handle_is_known() && choose_direct($connection);
+    $handle->on_read($input);
+    keep_idle($connection, AE::idle($ready));
+}
+
+# The following are called by the XSUBs: with the handle
+
+sub start_reading {
+    my ($handle) = @_;
+    $handle->{_rw} = AE::io($handle->{fh}, 0, $handle->{on_read});
+}
+
+sub hand_over {
+    my ($handle) = @_;
+    delete $handle->{_rw};
+    $handle->start_read;
+}
+
+sub at_eof {
+    my ($handle) = @_;
+    delete $handle->{_rw};
+    $handle->{_eof} = 1;
+    $handle->_drain_rbuf;
+}
+
+sub cork {
+    my ($handle, $watcher) = @_;
+    $handle->{_ww} = AE::io($handle->{fh}, 1, $watcher);
+}
+
+# The connection is gone; the handle may stay with the program. `$last` says that it does not.
+sub detach {
+    my ($handle, $direct, $last) = @_;
+    if (!$direct) {
+        $handle->on_read(sub { $_[0]{rbuf} = '' });
+        return;
+    }
+    delete $handle->{_rw};
+    linger($handle) if $last;
+}
+
+# Not in the process that made the connection: what waits to be sent is the parent's to send (compat
+# D3).
+sub abandon {
+    my ($handle, $direct) = @_;
+    delete $handle->{_rw} if $direct;
+    $handle->{linger} = 0;
+}
+
+# Closing a socket with input unread makes the kernel reset the connection, and what the peer has not
+# received by then is lost. So what is unsent is sent, and then the peer's end is awaited, before the
+# descriptor closes (compat C8).
+sub linger {
+    my ($handle) = @_;
+    return if $handle->{_eof} || !$handle->{fh};
+    my $fh   = delete $handle->{fh};
+    my $wbuf = delete $handle->{wbuf} // '';
+    delete $handle->{_ww};
+    my %watcher;
+    my $write = sub {
+        my $written = length $wbuf ? syswrite $fh, $wbuf : 0;
+        if (defined $written) {
+            substr $wbuf, 0, $written, '';
+            return if length $wbuf;
+            delete $watcher{write};
+            shutdown $fh, 1;
+        }
+        elsif ($! != EAGAIN && $! != EINTR) {
+            %watcher = ();
+        }
+    };
+    my $read = sub {
+        my $got = sysread $fh, my $discarded, 65536;
+        %watcher = () if defined $got ? $got == 0 && !$watcher{write} : $! != EAGAIN && $! != EINTR;
+        delete $watcher{read} if defined $got && $got == 0;
+    };
+    $watcher{write} = AE::io($fh, 1, $write);
+    $watcher{read}  = AE::io($fh, 0, $read);
+    $watcher{timer} = AE::timer($LINGER, 0, sub { %watcher = () });
+    $write->();
+}
+
+# and with the connection.
+
+sub on_close {
+    my ($connection, $code, $reason) = @_;
+    if (defined $code) {
+        $connection->{close_code}   = $code;
+        $connection->{close_reason} = $reason;
+    }
+    shut_down($connection);
+}
+
+sub on_failure {
+    my ($connection, $text) = @_;
+    my @callbacks = callbacks($connection, 'parse_error');
+    my $done = eval {
+        for my $callback (@callbacks) { $callback->($connection, $text) }
+        1;
+    };
+    my $exception = $@;
+    shut_down($connection);
+    die $exception unless $done;
+}
+
+# A callback of the program died, and that has failed the connection (compat C15).
+sub on_exception {
+    my ($connection, $exception) = @_;
+    warn $exception unless callbacks($connection, 'parse_error');
+    on_failure($connection, $exception);
+}
+
+sub on_finish {
+    my ($connection, $text) = @_;
+    finish($connection) or return;
+    $connection->{handle}->push_shutdown;
+    $connection->{close_error} = $text if defined $text;
+    my @callbacks = callbacks($connection, 'finish');
+    # None of them will run any more; forgetting them ends their hold on the connection.
+    forget_callbacks($connection);
+    for my $callback (@callbacks) { $callback->($connection, $text) }
+}
+
+# A Close frame is out: nothing follows it, and the peer is waited for.
+sub shut_down {
+    my ($connection) = @_;
+    $connection->{handle}->push_shutdown;
+    start_close_timer($connection);
+}
+
+sub start_close_timer {
+    my ($connection) = @_;
+    my $after = $connection->{close_timeout};
+    restart_close_timer($connection, $after) if $after && !has_timer($connection);
+}
+
+# Cuts off a peer that neither closes nor sends (compat D6).
+sub restart_close_timer {
+    my ($connection, $after) = @_;
+    weaken $connection;
+    keep_timer($connection, AE::timer($after, 0, sub {
+        return unless $connection;
+        return restart_close_timer($connection, $after) if has_received($connection);
+        my $handle = $connection->{handle};
+        on_finish($connection, 'close timeout');
+        $handle->destroy;
+    }));
+}
+
+1;
