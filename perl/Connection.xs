@@ -69,7 +69,8 @@ static SV *message_part(pTHX_ SV *message, SV *key, const char *name) {
 /* The opcode and body of what is sent. */
 static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     context *cxt = context_get(aTHX);
-    IV opcode;
+    SV *opcode;
+    IV number;
     SvGETMAGIC(message);
     if (!SvROK(message)) {
         *payload = octets(aTHX_ message);
@@ -78,11 +79,13 @@ static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     if (!SvOBJECT(SvRV(message)) || !gv_fetchmethod(SvSTASH(SvRV(message)), "opcode") ||
         !gv_fetchmethod(SvSTASH(SvRV(message)), "body"))
         croak("send takes a string or a message object");
-    opcode = SvIV(message_part(aTHX_ message, cxt->key.opcode, "opcode"));
-    if (opcode < 0 || opcode > 15)
-        croak("opcode %" IVdf " is not between 0 and 15", opcode);
+    opcode = message_part(aTHX_ message, cxt->key.opcode, "opcode");
+    SvGETMAGIC(opcode);
+    number = SvOK(opcode) ? SvIV_nomg(opcode) : 1;
+    if (number < 0 || number > 15)
+        croak("opcode %" SVf " is not between 0 and 15", SVfARG(opcode));
     *payload = octets(aTHX_ message_part(aTHX_ message, cxt->key.body, "body"));
-    return (U8)opcode;
+    return (U8)number;
 }
 
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection
@@ -119,7 +122,7 @@ send(shim *s, SV *message = &PL_sv_undef)
     XSRETURN(1);
 
 SV *
-on(shim *s, SV *event, SV *callback)
+on(shim *s, SV *event, SV *callback = &PL_sv_undef)
   PREINIT:
     STRLEN len;
     const char *name;

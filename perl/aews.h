@@ -155,7 +155,8 @@ int aews_conn_is_reading(const aews_conn *conn);
 /* 1 where frames can be sent: no Close frame has been. */
 int aews_conn_is_writable(const aews_conn *conn);
 
-/* 1 where bytes have arrived that aews_conn_next_event has not looked at yet. */
+/* 1 where aews_conn_next_event may have more: something is still to be told, or bytes have arrived that
+ * it has not looked at yet. */
 int aews_conn_has_input(const aews_conn *conn);
 
 /* 1 where Close frames have gone both ways and the connection has not failed. */

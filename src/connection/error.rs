@@ -124,24 +124,33 @@ impl fmt::Display for PeerError {
             ReservedBits(bits) => {
                 f.write_str("Reserved bits are set:")?;
                 let named = [(4, " RSV1"), (2, " RSV2"), (1, " RSV3")];
-                named.iter().filter(|(bit, _)| bits & bit != 0).try_for_each(|(_, n)| f.write_str(n))
+                named
+                    .iter()
+                    .filter(|(bit, _)| bits & bit != 0)
+                    .try_for_each(|(_, n)| f.write_str(n))
             }
             ReservedOpcode(opcode) => write!(f, "Reserved opcode {opcode}"),
             FragmentedControl(opcode) => write!(f, "Fragmented control frame ({opcode:?})"),
             OversizedControl(opcode, len) => {
                 write!(f, "Control frame ({opcode:?}) of {len} bytes is over the 125 allowed")
             }
-            UnexpectedContinuation => f.write_str("Continuation frame without a message to continue"),
+            UnexpectedContinuation => {
+                f.write_str("Continuation frame without a message to continue")
+            }
             InterleavedMessage(opcode) => {
                 write!(f, "New data frame ({opcode:?}) inside a fragmented message")
             }
-            LengthTopBit(len) => write!(f, "Payload length {len:#x} has the most significant bit set"),
+            LengthTopBit(len) => {
+                write!(f, "Payload length {len:#x} has the most significant bit set")
+            }
             LengthNotMinimal(len) => write!(f, "Payload length {len} is not in its shortest form"),
             NotMasked => f.write_str("Frame from a client is not masked"),
             Masked => f.write_str("Frame from a server is masked"),
             TextNotUtf8(at) => write!(f, "Text message is not valid UTF-8 at byte {at}"),
             CloseBodyTooShort => f.write_str("Close frame body of 1 byte"),
-            CloseCodeNotAllowed(code) => write!(f, "Close code {code} is not allowed in a Close frame"),
+            CloseCodeNotAllowed(code) => {
+                write!(f, "Close code {code} is not allowed in a Close frame")
+            }
             CloseReasonNotUtf8(at) => write!(f, "Close reason is not valid UTF-8 at byte {at}"),
         }
     }
@@ -169,7 +178,9 @@ impl fmt::Display for Misuse {
             Misuse::CloseReasonTooLong(len) => {
                 write!(f, "close reason of {len} bytes of UTF-8 is over the 123 allowed")
             }
-            Misuse::CloseReasonNotUtf8(at) => write!(f, "close reason is not valid UTF-8 at byte {at}"),
+            Misuse::CloseReasonNotUtf8(at) => {
+                write!(f, "close reason is not valid UTF-8 at byte {at}")
+            }
         }
     }
 }

@@ -128,10 +128,10 @@ impl Connection {
         self.handshake.sent && self.handshake.received && !self.handshake.failed
     }
 
-    /// Whether bytes have arrived that `next_event` has not looked at yet: more events may follow at
-    /// once.
+    /// Whether more events may follow at once: something is still to be told, or bytes have arrived
+    /// that `next_event` has not looked at yet.
     pub fn has_input(&self) -> bool {
-        self.is_reading() && self.receiver.has_input()
+        self.failure.is_some() || self.is_reading() && self.receiver.has_input()
     }
 
     /// The next thing that happened, in the order of the wire; `None` where more bytes are needed.
@@ -194,7 +194,12 @@ impl Connection {
                 let code = error.close_code();
                 self.handshake.failed = true;
                 if !self.handshake.sent {
-                    append_frame(&self.config, Opcode::Close, &code.to_be_bytes(), &mut self.output);
+                    append_frame(
+                        &self.config,
+                        Opcode::Close,
+                        &code.to_be_bytes(),
+                        &mut self.output,
+                    );
                     self.handshake.sent = true;
                 }
                 self.failure = Some(error);
@@ -220,8 +225,10 @@ impl Connection {
     /// Starts over after a panic has left this connection in an unknown state: it has failed with
     /// `text`, which the next event tells.
     pub fn poison(&mut self, text: String) {
-        let sent = self.handshake.sent;
-        *self = Connection::new(self.config);
+        // What is queued goes out first: the peer may have half a frame of it already.
+        let (sent, at) = (self.handshake.sent, self.output_at);
+        let output = std::mem::take(&mut self.output);
+        *self = Connection { output, output_at: at, ..Connection::new(self.config) };
         self.handshake.sent = sent;
         self.fail(Error::Internal(text.clone()));
         self.failure = Some(Error::Internal(text));

@@ -297,10 +297,10 @@ impl Receiver {
         // What was read straight into the message comes before what is in the buffer.
         let direct = message.unsettled() as u64;
         let left = &self.input[self.input_at..];
-        let taken = left.len().min(usize::try_from(remaining - direct).unwrap_or(usize::MAX));
-        let limit = message.block.len().saturating_add(
-            usize::try_from(remaining - direct).unwrap_or(usize::MAX),
-        );
+        let missing = usize::try_from(remaining - direct).unwrap_or(usize::MAX);
+        let taken = left.len().min(missing);
+        // Only with the last frame is it known how long the message will be.
+        let limit = if fin { message.block.len().saturating_add(missing) } else { usize::MAX };
         message.block.extend(&left[..taken], limit);
         self.input_at += taken;
         message.settle(key)?;

@@ -68,7 +68,7 @@ ffi_fn! {
 
 ffi_fn! {
     fn aews_conn_free(conn: *mut aews_conn),
-    check(conn) else (),
+    check(conn),
     {
         // SAFETY: the pointer came from `Box::into_raw` in `aews_conn_new`, and the caller gives up
         // the connection.

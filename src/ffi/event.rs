@@ -43,7 +43,7 @@ ffi_fn! {
 
 ffi_fn! {
     fn aews_event_free(event: *mut aews_event),
-    check(event) else (),
+    check(event),
     {
         // SAFETY: not NULL, so the caller's event.
         let event = unsafe { &mut *event };

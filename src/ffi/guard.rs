@@ -72,7 +72,7 @@ pub fn without_conn<T>(on_panic: T, body: impl FnOnce() -> T) -> T {
 macro_rules! ffi_fn {
     (
         fn $name:ident($($arg:ident: $type:ty),* $(,)?) $(-> $return:ty)?,
-        check($($checked:ident),*) else $failed:expr,
+        check($($checked:ident),*) $(else $failed:expr)?,
         $body:expr
     ) => {
         /// See `perl/aews.h`.
@@ -82,15 +82,17 @@ macro_rules! ffi_fn {
         #[unsafe(no_mangle)]
         pub unsafe extern "C" fn $name($($arg: $type),*) $(-> $return)? {
             if false $(|| $checked.is_null())* {
-                return $failed;
+                return $($failed)?;
             }
-            $crate::ffi::guard::without_conn($failed, || $body)
+            $crate::ffi::guard::without_conn(ffi_fn!(@value $($failed)?), || $body)
         }
 
         const _: () = {
             let _same_type = [$crate::ffi::declared::$name, $name];
         };
     };
+    (@value) => { () };
+    (@value $value:expr) => { $value };
 }
 
 pub(super) use ffi_fn;

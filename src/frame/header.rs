@@ -218,10 +218,7 @@ mod tests {
     #[test]
     fn reserved_opcodes_are_refused_by_number() {
         for opcode in [3, 4, 5, 6, 7, 11, 12, 13, 14, 15] {
-            assert_eq!(
-                Header::decode(&[0x80 | opcode, 0]),
-                Err(PeerError::ReservedOpcode(opcode))
-            );
+            assert_eq!(Header::decode(&[0x80 | opcode, 0]), Err(PeerError::ReservedOpcode(opcode)));
         }
     }
 

@@ -4,10 +4,12 @@ use std::ffi::c_int;
 use std::ptr;
 
 use libperl_sys::thx::{
-    Perl_hv_common, Perl_newHV, Perl_newRV_noinc, Perl_newSV, Perl_newSViv, Perl_newSVpvn, Perl_sv_bless,
-    Perl_sv_usepvn_flags,
+    Perl_hv_common, Perl_newHV, Perl_newRV_noinc, Perl_newSV, Perl_newSViv, Perl_newSVpvn,
+    Perl_sv_bless, Perl_sv_usepvn_flags,
 };
-use libperl_sys::{HV, HV_FETCH_ISSTORE, HV_FETCH_JUST_SV, PerlInterpreter, SV, SV_HAS_TRAILING_NUL};
+use libperl_sys::{
+    HV, HV_FETCH_ISSTORE, HV_FETCH_JUST_SV, PerlInterpreter, SV, SV_HAS_TRAILING_NUL,
+};
 
 use crate::ffi::abi::aews_event;
 use crate::ffi::{aews_event_free, aews_event_take};

@@ -17,7 +17,11 @@ our @EXPORT_OK = qw(
     socket_pair tcp_pair handle_on connection_and_peer connection_pair
     frame close_frame parse_frames read_frames read_until_eof write_all
     run_until run_for settle
+    record start_program program_socket
+    connection_through_handle trickle
 );
+
+our %EXPORT_TAGS = (all => \@EXPORT_OK);
 
 my $TIMEOUT = $ENV{AEWS_TEST_TIMEOUT} || 10;
 
@@ -134,6 +138,89 @@ sub run_for {
     my $done  = AE::cv;
     my $timer = AE::timer $seconds, 0, $done;
     $done->recv;
+}
+
+# What a connection's callbacks are called with, in order: messages, parse errors and the arguments of
+# `finish`, each in an array of that name. Does not keep the connection alive.
+sub record {
+    my ($connection) = @_;
+    my %record = (messages => [], parse_errors => [], finish => []);
+    $connection->on(each_message => sub { push @{ $record{messages} }, $_[1]->body });
+    $connection->on(parse_error  => sub { push @{ $record{parse_errors} }, $_[1] });
+    $connection->on(finish       => sub { push @{ $record{finish} }, $_[1] });
+    return \%record;
+}
+
+# Runs Perl code in a process of its own, which gets our end of a TCP connection from
+# program_socket(). Returns the peer's end, and code that waits until the process has ended and returns
+# its wait status and what it printed. That code also keeps the process from becoming a zombie.
+sub start_program {
+    my ($code, %environment) = @_;
+    AnyEvent::detect();
+    my $listener = IO::Socket::INET->new(Listen => 1, LocalAddr => '127.0.0.1') or die "listen: $!";
+    open my $output, '+>', undef or die "temporary file: $!";
+    my $prelude = "use strict; use warnings; use Peer qw(:all); use AnyEvent::WebSocket::Connection;\n";
+    my $pid = fork // die "fork: $!";
+    if (!$pid) {
+        @ENV{ keys %environment } = values %environment;
+        open STDOUT, '>&', $output;
+        open STDERR, '>&', $output;
+        $ENV{AEWS_TEST_PORT} = $listener->sockport;
+        { no warnings 'exec'; exec $^X, (map { "-I$_" } grep { !ref } @INC), '-e', "$prelude#line 1 program\n$code" }
+        require POSIX;
+        POSIX::_exit(127);
+    }
+    my $status;
+    my $child = AE::child $pid, sub { $status = $_[1] };
+    my $wait  = sub {
+        run_until { defined $status } 'the program';
+        $child = undef;
+        seek $output, 0, 0;
+        return ($status, join '', readline $output);
+    };
+    require IO::Select;
+    my $ready = IO::Select->new($listener)->can_read($TIMEOUT);
+    my $theirs = $ready ? $listener->accept : undef;
+    die 'no connection from the program: ' . ($wait->())[1] unless $theirs;
+    AnyEvent::fh_unblock($theirs);
+    return ($theirs, $wait);
+}
+
+sub program_socket {
+    return IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $ENV{AEWS_TEST_PORT})
+        || die "connect: $!";
+}
+
+# Like connection_and_peer, but with a subclass of AnyEvent::Handle, where all goes through its methods.
+sub connection_through_handle {
+    my %options = @_;
+    my ($ours, $theirs) = socket_pair();
+    my $handle_options = delete $options{handle_options} || [];
+    AnyEvent::fh_unblock($theirs);
+    require AnyEvent::WebSocket::Connection;
+    @Peer::Handle::ISA = ('AnyEvent::Handle');
+    my $handle = Peer::Handle->new(fh => $ours, @$handle_options);
+    return (AnyEvent::WebSocket::Connection->new(handle => $handle, %options), $theirs);
+}
+
+# Writes to the peer's socket byte by byte, each when the connection has read the one before; stops
+# where its socket is closed.
+sub trickle {
+    my ($connection, $socket, $bytes) = @_;
+    require IO::Select;
+    for my $byte (split //, $bytes) {
+        my $ours = $connection->handle->fh or return 0;
+        syswrite $socket, $byte or return 0;
+        my $readable = IO::Select->new($ours);
+        my $turns    = 0;
+        while (fileno $ours && $readable->can_read(0)) {
+            croak 'the connection does not read' if $turns++ > 10_000;
+            my $turn = AE::cv;
+            my $timer = AE::timer 0, 0, $turn;
+            $turn->recv;
+        }
+    }
+    return 1;
 }
 
 # Long enough for everything that is already under way on loopback.

@@ -28,8 +28,8 @@ fn a_pong_is_told_and_not_answered() {
     }
 }
 
-/// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455 section
-/// 5.5.1); compat C17: nothing is sent after.
+/// "The application MUST NOT send any more data frames after sending a Close frame" (RFC 6455
+/// section 5.5.1); compat C17: nothing is sent after.
 #[test]
 fn a_ping_after_our_close_is_told_and_not_answered() {
     let outcome = every_way_from(|| closing(Config::default()), &frame(FIN | PING, KEY, "?"));

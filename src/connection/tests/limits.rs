@@ -106,7 +106,7 @@ fn without_a_limit_every_announcement_is_awaited() {
     }
 }
 
-/// A fragmented message of `n` frames, a ping after each fragment but the last; and what comes of it.
+/// A fragmented message of `n` frames, a ping after each but the last; and what comes of it.
 fn fragmented(n: usize, key: Key) -> (Vec<u8>, Vec<Seen>) {
     let mut bytes = vec![];
     let mut seen = vec![];

@@ -42,8 +42,8 @@ fn messages_of_every_short_length_come_whole() {
     }
 }
 
-/// RFC 6455 section 5.4: a fragmented message is the concatenation of its fragments' payloads, of the
-/// type of its first frame; a fragment may be empty.
+/// RFC 6455 section 5.4: a fragmented message is the concatenation of its fragments' payloads, of
+/// the type of its first frame; a fragment may be empty.
 #[test]
 fn fragments_make_one_message() {
     for key in BOTH_KEYS {
@@ -189,12 +189,13 @@ fn events_are_told_one_by_one_and_only_when_asked_for() {
 fn only_messages_that_come_in_pieces_get_memory_of_their_own() {
     let mut connection = Connection::new(unlimited());
     let bytes = [frame(FIN | BINARY, KEY, [1; 40_000]), frame(FIN | TEXT, KEY, "next")].concat();
-    connection.receive(&bytes);
-    let Some(Event::Message { payload, .. }) = connection.next_event() else {
-        panic!("no message")
-    };
-    assert!(matches!(payload, Payload::Borrowed(_)));
-    assert_eq!(drain(&mut connection), [text("next")]);
+    // Whether or not something follows it.
+    for len in [40_008, bytes.len()] {
+        connection.receive(&bytes[..len]);
+        let event = connection.next_event();
+        assert!(matches!(event, Some(Event::Message { payload: Payload::Borrowed(_), .. })));
+        drain(&mut connection);
+    }
 
     connection.receive(&bytes[..20_000]);
     assert_eq!(next(&mut connection), None);
@@ -210,4 +211,10 @@ fn only_messages_that_come_in_pieces_get_memory_of_their_own() {
     assert_eq!(*payload, [1; 40_000]);
     drop(payload);
     assert!(connection.read_into().direct.is_none(), "no frame is under way");
+
+    connection.receive(&bytes[..30_000]);
+    assert_eq!(next(&mut connection), None);
+    assert!(connection.read_into().direct.is_none(), "too little is missing to be worth it");
+    connection.receive(&bytes[30_000..]);
+    assert_eq!(drain(&mut connection), [binary([1; 40_000]), text("next")]);
 }

@@ -243,6 +243,11 @@ proptest! {
         }
 
         prop_assert_eq!(&whole.sent, &answers(&whole.seen));
+        for event in &whole.seen {
+            if let (true, Seen::Message(Opcode::Text, Body(text))) = (config.validate_utf8, event) {
+                prop_assert!(std::str::from_utf8(text).is_ok());
+            }
+        }
         let ends = |event: &Seen| matches!(event, Seen::Close(..) | Seen::Failed(_));
         let end = whole.seen.iter().position(ends);
         prop_assert_eq!(whole.is_reading, end.is_none());

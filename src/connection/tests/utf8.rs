@@ -66,8 +66,8 @@ fn binary_may_be_anything() {
     }
 }
 
-/// "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not, in
-/// fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_" (section 8.1).
+/// "When an endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not,
+/// in fact, a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_" (section 8.1).
 #[test]
 fn text_fails_with_its_first_bad_byte() {
     for key in BOTH_KEYS {
@@ -113,9 +113,9 @@ fn text_fails_at_a_byte_that_is_bad_across_fragments() {
 fn large_text_fails_at_a_bad_byte_far_inside() {
     let config = Config { max_payload_size: 0, ..Config::default() };
     for key in BOTH_KEYS {
-        let mut payload = "é€😀x".repeat(20_000).into_bytes();
+        let mut payload = "é€😀x".repeat(4000).into_bytes();
         assert_eq!(every_way(config, &frame(FIN | TEXT, key, &payload)).seen, [text(&payload)]);
-        let at = 150_000;
+        let at = 35_000;
         assert_eq!(payload[at..at + 2], *"é".as_bytes());
         payload[at + 1] = b'!';
         let outcome = every_way(config, &frame(FIN | TEXT, key, &payload));

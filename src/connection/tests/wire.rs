@@ -87,9 +87,9 @@ fn masked(key: Key, payload: &[u8]) -> Vec<u8> {
     payload.iter().zip(key.iter().cycle()).map(|(byte, key)| byte ^ key).collect()
 }
 
-/// Decodes what a connection sent, and asserts what holds for all of it: whole frames, each with FIN
-/// and no reserved bit, its length in the shortest form, masked if and only if `masking`. Returns the
-/// frames and their keys.
+/// Decodes what a connection sent, and asserts what holds for all of it: whole frames, each with
+/// FIN and no reserved bit, its length in the shortest form, masked if and only if `masking`.
+/// Returns the frames and their keys.
 pub fn decode_with_keys(mut bytes: &[u8], masking: bool) -> Vec<(Sent, Key)> {
     let mut frames = vec![];
     while !bytes.is_empty() {

@@ -25,7 +25,8 @@ require AnyEvent::WebSocket::Message;
 
 my %ROLE = (client => 1, server => 2);
 
-# new and its arguments
+# The two classes check their arguments for each other; errors are the caller's of both.
+our @CARP_NOT = ('AnyEvent::WebSocket::Message');
 
 sub BUILDARGS {
     my $class = shift;
@@ -38,24 +39,21 @@ sub BUILDARGS {
     return {@_};
 }
 
-sub _arguments {
-    my $class = shift;
-    return $class->BUILDARGS(@_);
+# A subclass made with Moo comes here from Moo's constructor, which has called BUILDARGS and goes on to
+# call BUILD, ours first (compat C2).
+sub _is_built_by_moo {
+    my ($class) = @_;
+    return unless $INC{'Moo.pm'} && Moo->can('is_class');
+    require mro;
+    return grep { Moo->is_class($_) } @{ mro::get_linear_isa($class) };
 }
 
-# Subclasses may have a BUILD each, as with the original (compat C2). Moo calls those of its classes by
-# itself.
-sub _build {
-    my ($self, $args) = @_;
-    my $class = ref $self;
-    return unless $class->can('BUILD');
-    return if $INC{'Moo.pm'} && Moo->can('is_class') && Moo->is_class($class);
-    require mro;
-    for my $ancestor (reverse @{ mro::get_linear_isa($class) }) {
-        no strict 'refs';
-        my $build = defined &{"${ancestor}::BUILD"} ? \&{"${ancestor}::BUILD"} : next;
-        $self->$build($args);
-    }
+sub _new {
+    my ($build, $class, @arguments) = @_;
+    $class = ref $class || $class;
+    my $self = bless {}, $class;
+    $build->($self, BUILDARGS($class, @arguments)) unless _is_built_by_moo($class);
+    return $self;
 }
 
 sub _number {
@@ -67,10 +65,11 @@ sub _number {
 }
 
 sub new {
-    my $class = shift;
-    my $args  = _arguments($class, @_);
-    $class = ref $class || $class;
+    return _new(\&BUILD, @_);
+}
 
+sub BUILD {
+    my ($self, $args) = @_;
     Carp::croak("Missing required arguments: handle") unless exists $args->{handle};
     my $handle = $args->{handle};
     Carp::croak("handle must be an AnyEvent::Handle, or an object with its methods")
@@ -85,12 +84,7 @@ sub new {
     my $max_fragments = _number(max_fragments => $args->{max_fragments},
         $Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT // 128);
 
-    my $self = bless {
-        masked        => 0,
-        validate_utf8 => 1,
-        close_timeout => 30,
-        handle        => $handle,
-    }, $class;
+    @$self{qw(handle masked validate_utf8 close_timeout)} = ($handle, 0, 1, 30);
     exists $args->{$_} and $self->{$_} = $args->{$_}
         for qw(masked subprotocol max_payload_size max_fragments close_code close_reason close_error
         role);
@@ -101,8 +95,6 @@ sub new {
     AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
         !!$self->{masked}, !!$self->{validate_utf8}, $max_fragments, $max_payload_size);
     AnyEvent::WebSocket::Connection::Shim::install($self, $handle);
-    _build($self, $args);
-    return $self;
 }
 
 sub close {

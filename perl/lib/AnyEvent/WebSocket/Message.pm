@@ -9,19 +9,20 @@ use Carp   ();
 use Encode ();
 use AnyEvent::WebSocket::Connection ();
 
+our @CARP_NOT = ('AnyEvent::WebSocket::Connection');
+
 sub new {
-    my $class = shift;
-    my $args  = AnyEvent::WebSocket::Connection::_arguments($class, @_);
-    Carp::croak("Missing required arguments: body") unless exists $args->{body};
-    my $self = bless {
-        body   => $args->{body},
-        opcode => exists $args->{opcode} ? $args->{opcode} : 1,
-    }, ref $class || $class;
-    AnyEvent::WebSocket::Connection::_build($self, $args);
-    return $self;
+    return AnyEvent::WebSocket::Connection::_new(\&BUILD, @_);
 }
 
 *BUILDARGS = \&AnyEvent::WebSocket::Connection::BUILDARGS;
+
+sub BUILD {
+    my ($self, $args) = @_;
+    Carp::croak('Missing required arguments: body') unless exists $args->{body};
+    $self->{body}   = $args->{body};
+    $self->{opcode} = exists $args->{opcode} ? $args->{opcode} : 1;
+}
 
 sub decoded_body {
     my ($self) = @_;
