@@ -6,13 +6,12 @@ static void hold_object(pTHX_ shim *s) {
     sv_2mortal(SvREFCNT_inc((SV *)s->self));
 }
 
-/* The octets of a string or body (compat C5): characters are encoded, octets are left as they are.
+/* The octets of a string or body whose magic has been got (compat C5): characters are encoded, octets are left as they are.
  * What Perl holds as characters but UTF-8 does not know is left to Encode to replace. */
 static aews_slice octets(pTHX_ SV *string) {
     aews_slice slice;
     STRLEN len;
     const char *data;
-    SvGETMAGIC(string);
     if (!SvOK(string)) {
         slice.data = NULL;
         slice.len = 0;
@@ -69,7 +68,7 @@ static SV *message_part(pTHX_ SV *message, SV *key, const char *name) {
 /* The opcode and body of what is sent. */
 static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     context *cxt = context_get(aTHX);
-    SV *opcode;
+    SV *opcode, *body;
     IV number;
     SvGETMAGIC(message);
     if (!SvROK(message)) {
@@ -84,7 +83,9 @@ static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     number = SvOK(opcode) ? SvIV_nomg(opcode) : 1;
     if (number < 0 || number > 15)
         croak("opcode %" SVf " is not between 0 and 15", SVfARG(opcode));
-    *payload = octets(aTHX_ message_part(aTHX_ message, cxt->key.body, "body"));
+    body = message_part(aTHX_ message, cxt->key.body, "body");
+    SvGETMAGIC(body);
+    *payload = octets(aTHX_ body);
     return (U8)number;
 }
 
@@ -287,24 +288,25 @@ has_received(shim *s)
   OUTPUT:
     RETVAL
 
-void
+SV *
 close(shim *s, UV code, SV *reason)
   PREINIT:
     STRLEN len;
     const char *octets;
-  PPCODE:
+  CODE:
+    RETVAL = &PL_sv_undef;
     if (s) {
         hold_object(aTHX_ s);
         octets = SvPVbyte(reason, len);
         if (aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len) == AEWS_ERR_MISUSE) {
-            mXPUSHs(newSVpv(aews_conn_error(s->core), 0));
+            RETVAL = newSVpv(aews_conn_error(s->core), 0);
         } else if (!s->finished) {
-            PUTBACK;
             transport_output(aTHX_ s);
             call_perl(aTHX_ "shut_down", ST(0), NULL, NULL, 0);
-            SPAGAIN;
         }
     }
+  OUTPUT:
+    RETVAL
 
 bool
 finish(shim *s)

@@ -296,7 +296,7 @@ subtest 'a reset (C19, D5)' => sub {
     my $record = record($connection);
     $connection->send('x');
     read_frames($peer, 1);
-    setsockopt $peer, SOL_SOCKET, SO_LINGER, pack 'ii', 1, 0 or die "setsockopt: $!";
+    setsockopt $peer, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0) or die "setsockopt: $!";
     close $peer;
     run_until { @{ $record->{finish} } };
     my $text = text_of_errno(Errno::ECONNRESET);

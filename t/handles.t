@@ -13,7 +13,7 @@ use AnyEvent::WebSocket::Connection;
 use Errno qw(ECONNREFUSED ENOSPC ETIMEDOUT);
 use Socket;
 use Peer qw(
-    socket_pair tcp_pair handle_on connection_and_peer frame close_frame parse_frames read_frames
+    socket_pair tcp_pair handle_on connection_and_peer frame close_frame parse_frames receive_frames
     read_until_eof write_all run_until settle
 );
 
@@ -23,15 +23,15 @@ my $MIB        = 1 << 20;
 sub error_text { local $! = shift; return "$!" }
 
 # What a connection tells the program, as a list: bodies of messages, then [finish => text].
-sub record {
+sub history {
     my ($connection) = @_;
-    my @record;
-    $connection->on(each_message => sub { push @record, $_[1]->body });
-    $connection->on(finish       => sub { push @record, [finish => $_[1]] });
-    return \@record;
+    my @history;
+    $connection->on(each_message => sub { push @history, $_[1]->body });
+    $connection->on(finish       => sub { push @history, [finish => $_[1]] });
+    return \@history;
 }
 
-sub finished { my ($record) = @_; return scalar grep { ref } @$record }
+sub finished { my ($history) = @_; return scalar grep { ref } @$history }
 
 sub payloads { return [map { $_->{payload} } @_] }
 
@@ -60,7 +60,7 @@ subtest 'fh is the descriptor (C20)' => sub {
     ok lives { $handle->no_delay(1); $handle->keepalive(1); $handle->oobinline(0) }, 'also by the handle';
     $connection->send('still works');
     AnyEvent::fh_unblock($theirs);
-    is payloads(read_frames($theirs, 1)), ['still works'], 'sending goes on';
+    is payloads(receive_frames($theirs, 1)), ['still works'], 'sending goes on';
 };
 
 # A timeout callback that comes too early would come shortly after traffic, since that is more frequent
@@ -117,10 +117,10 @@ for my $case ([rtimeout => 'sending'], [wtimeout => 'receiving']) {
 
 subtest 'a timeout without a callback of its own ends the connection (C20)' => sub {
     my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
+    my $history = history($connection);
     $connection->handle->timeout(0.05);
-    run_until { finished($record) } 'finish';
-    is $record, [[finish => error_text(ETIMEDOUT)]], 'finish gets the text';
+    run_until { finished($history) } 'finish';
+    is $history, [[finish => error_text(ETIMEDOUT)]], 'finish gets the text';
     is $connection->close_error, error_text(ETIMEDOUT), 'so does close_error';
     is read_until_eof($peer), '', 'the peer sees the end';
 };
@@ -129,7 +129,7 @@ subtest 'a callback for a timeout may close the connection (C20)' => sub {
     my ($connection, $peer) = connection_and_peer(
         handle_options => [timeout => 0.05, on_timeout => sub { $_[0]{closes}->() }]);
     $connection->handle->{closes} = sub { $connection->close(1001, 'idle') };
-    my @frames = read_frames($peer, 1);
+    my @frames = receive_frames($peer, 1);
     is payloads(@frames), [pack 'n a*', 1001, 'idle'], 'the Close frame arrives';
     $connection->handle->timeout(0);
 };
@@ -145,7 +145,7 @@ subtest 'on_drain comes at once, and when a backlog is gone (C20)' => sub {
     settle();
     is scalar @drained, 1, 'not while the peer does not read';
     cmp_ok length $connection->handle->{wbuf}, '>', 0, 'and {wbuf} shows what waits';
-    my @frames = read_frames($peer, 1);
+    my @frames = receive_frames($peer, 1);
     run_until { @drained > 1 } 'the second on_drain';
     is \@drained, [0, 0], 'when all is written';
     is length $frames[0]{payload}, 4 * $MIB, 'which all arrives';
@@ -160,7 +160,7 @@ subtest 'on_drain set while there is a backlog (C20)' => sub {
     my $drained = 0;
     $connection->handle->on_drain(sub { $drained++ });
     is $drained, 0, 'not at once';
-    read_frames($peer, 1);
+    receive_frames($peer, 1);
     run_until { $drained } 'on_drain';
     is $drained, 1, 'once when the backlog is gone';
 };
@@ -172,11 +172,8 @@ subtest 'low_water_mark says when on_drain comes (C20)' => sub {
     $connection->send('z' x 400_000);
     $connection->handle->on_drain(sub { push @drained, length $_[0]{wbuf} });
     is \@drained, [], 'not above the mark';
-    my $received = '';
-    run_until {
-        sysread $theirs, $received, 4096, length $received;
-        @drained;
-    } 'on_drain';
+    my $reader = AE::io $theirs, 0, sub { sysread $theirs, my $bytes, 4096 if !@drained };
+    run_until { @drained } 'on_drain';
     cmp_ok $drained[0], '<=', 100_000, 'below the mark';
     cmp_ok $drained[0], '>', 0, 'and before the end';
 };
@@ -187,7 +184,7 @@ subtest 'on_drain as flow control (C20)' => sub {
     $connection->handle->on_drain(sub {
         $connection->send($sent++ . '-' . 'f' x 100_000) if $sent < 40;
     });
-    my @frames = read_frames($peer, 40);
+    my @frames = receive_frames($peer, 40);
     is [map { $_->{payload} =~ /^(\d+)-/ } @frames], [0 .. 39], 'all messages arrive in order';
 };
 
@@ -207,7 +204,7 @@ subtest 'on_drain set, then a burst of replies from callbacks (C20)' => sub {
     $drained = 0;
     $connection->on(each_message => sub { $_[0]->send('re: ' . $_[1]->body) });
     syswrite $peer, join '', map { frame(payload => $_) } 1 .. 20;
-    is payloads(read_frames($peer, 20)), [map { "re: $_" } 1 .. 20], 'the replies arrive in order';
+    is payloads(receive_frames($peer, 20)), [map { "re: $_" } 1 .. 20], 'the replies arrive in order';
     run_until { $drained } 'on_drain';
     pass 'on_drain came';
 };
@@ -223,7 +220,7 @@ subtest '{wbuf} shrinks as the peer reads, and a copy of it stays as it is (C20)
     cmp_ok length $handle->{wbuf}, '==', length($copy) + length frame(payload => 'more'),
         'more is put behind it';
     ok $copy eq $again, 'but not into the copy';
-    read_frames($peer, 2);
+    receive_frames($peer, 2);
     run_until { !length($handle->{wbuf} // '') } 'the end of the backlog';
     ok $copy eq $again, 'which is the same in the end';
 };
@@ -232,18 +229,18 @@ for my $way ('option', 'method') {
     subtest "wbuf_max as $way: an overflow ends the connection (C20)" => sub {
         my ($connection, $peer) =
             connection_and_peer(handle_options => $way eq 'option' ? [wbuf_max => $MIB] : []);
-        my $record = record($connection);
+        my $history = history($connection);
         my $handle = $connection->handle;
         $handle->wbuf_max($MIB) if $way eq 'method';
         settle();
         ref_is $connection->send('z' x (8 * $MIB)), $connection, 'send returns the connection';
-        run_until { finished($record) } 'finish';
-        is $record, [[finish => error_text(ENOSPC)]], 'finish gets the text';
+        run_until { finished($history) } 'finish';
+        is $history, [[finish => error_text(ENOSPC)]], 'finish gets the text';
         is $connection->close_error, error_text(ENOSPC), 'so does close_error';
         ok $handle->destroyed, 'the handle is destroyed';
         ok lives { $connection->send('more')->close }, 'sending and closing then is harmless';
         settle();
-        is scalar @$record, 1, 'finish comes once';
+        is scalar @$history, 1, 'finish comes once';
     };
 }
 
@@ -251,27 +248,27 @@ subtest 'wbuf_max: an overflow before the event loop has run is told later (C13,
     my ($connection, $peer) = connection_and_peer(handle_options => [wbuf_max => $MIB]);
     syswrite $peer, frame(payload => 'before');
     $connection->send('z' x (8 * $MIB));
-    my $record = record($connection);
-    run_until { finished($record) } 'finish';
-    is $record->[-1], [finish => error_text(ENOSPC)], 'finish gets the text';
+    my $history = history($connection);
+    run_until { finished($history) } 'finish';
+    is $history->[-1], [finish => error_text(ENOSPC)], 'finish gets the text';
 };
 
 subtest 'wbuf_max: an overflow inside a callback (C20)' => sub {
     my ($connection, $peer) = connection_and_peer(handle_options => [wbuf_max => $MIB]);
-    my $record = record($connection);
+    my $history = history($connection);
     $connection->on(each_message => sub { $_[0]->send('z' x (8 * $MIB)) });
     syswrite $peer, frame(payload => 'go');
-    run_until { finished($record) } 'finish';
-    is $record, ['go', [finish => error_text(ENOSPC)]], 'the message, then finish with the text';
+    run_until { finished($history) } 'finish';
+    is $history, ['go', [finish => error_text(ENOSPC)]], 'the message, then finish with the text';
 };
 
 subtest 'wbuf_max: what stays below it is no overflow (C20)' => sub {
     my ($connection, $peer) = connection_and_peer(handle_options => [wbuf_max => 4 * $MIB]);
-    my $record = record($connection);
+    my $history = history($connection);
     $connection->send('z' x (2 * $MIB));
-    my @frames = read_frames($peer, 1);
+    my @frames = receive_frames($peer, 1);
     is length $frames[0]{payload}, 2 * $MIB, 'all arrives';
-    is $record, [], 'the connection goes on';
+    is $history, [], 'the connection goes on';
 };
 
 # ---- push_write of the program
@@ -297,9 +294,9 @@ for my $masked (0, 1) {
             my ($connection, $peer) =
                 connection_and_peer(masked => $masked, handle_options => [autocork => $autocork]);
             my $expected = write_in_turn($connection, 0, 1, 100, 1000);
-            is payloads(read_frames($peer, scalar @$expected)), $expected, 'before the event loop has run';
+            is payloads(receive_frames($peer, scalar @$expected)), $expected, 'before the event loop has run';
             $expected = write_in_turn($connection, 0, 1, 100, 1000);
-            is payloads(read_frames($peer, scalar @$expected)), $expected, 'and afterwards';
+            is payloads(receive_frames($peer, scalar @$expected)), $expected, 'and afterwards';
         };
 
         subtest "push_write and send, $how: in order behind several MiB (C20)" => sub {
@@ -309,7 +306,7 @@ for my $masked (0, 1) {
             my $expected = write_in_turn($connection, 10, 700_000, 0, 1, 900_000, 3);
             settle();
             push @$expected, @{ write_in_turn($connection, 5, 300_000, 20) };
-            is short(payloads(read_frames($theirs, scalar @$expected))), short($expected), 'all arrives in order';
+            is short(payloads(receive_frames($theirs, scalar @$expected))), short($expected), 'all arrives in order';
         };
 
         subtest "push_write and send, $how: in order inside callbacks (C20)" => sub {
@@ -321,7 +318,7 @@ for my $masked (0, 1) {
             });
             my @lengths = ((1) x 20, 20_000, 5, 400_000, (7) x 10, 1_000_000, 30);
             write_all($peer, join '', map { frame(payload => $_) } @lengths);
-            my @frames = read_frames($peer, 2 * @lengths);
+            my @frames = receive_frames($peer, 2 * @lengths);
             is short(payloads(@frames)), short(\@expected), 'all arrives in order';
         };
     }
@@ -333,7 +330,7 @@ subtest 'push_write in on_drain (C20)' => sub {
     $connection->send('m' x (3 * $MIB));
     $connection->handle->on_drain(sub { $_[0]->push_write(frame(payload => 'drained')) if !$drained++ });
     $connection->send('behind');
-    is short(payloads(read_frames($peer, 3))), short(['m' x (3 * $MIB), 'behind', 'drained']),
+    is short(payloads(receive_frames($peer, 3))), short(['m' x (3 * $MIB), 'behind', 'drained']),
         'leaves behind what waited';
 };
 
@@ -355,7 +352,7 @@ subtest 'push_write from a timer while a callback runs an event loop (C20, C22)'
         $connection->send('after ' . $message->body);
     });
     syswrite $peer, join '', map { frame(payload => $_) } 1 .. 3;
-    is payloads(read_frames($peer, 8)),
+    is payloads(receive_frames($peer, 8)),
         ['before 1', 'after 1', 'before 2', 'nested', 'nested too', 'after 2', 'before 3', 'after 3'],
         'everything in order';
 };
@@ -364,7 +361,7 @@ subtest 'autocork: frames leave with the next turn of the event loop (C20)' => s
     my ($connection, $peer) = connection_and_peer(handle_options => [autocork => 1]);
     $connection->send($_) for 1 .. 5;
     is sysread($peer, my $bytes, 1000), undef, 'not at once';
-    is payloads(read_frames($peer, 5)), [1 .. 5], 'but then';
+    is payloads(receive_frames($peer, 5)), [1 .. 5], 'but then';
     $connection->handle->autocork(0);
     $connection->send('at once');
     sysread $peer, $bytes, 1000;
@@ -422,10 +419,10 @@ sub handle_at_eof {
 subtest 'a handle at EOF with messages (C21)' => sub {
     my ($handle, $peer) = handle_at_eof(join '', map { frame(payload => $_) } 1 .. 3);
     my $connection = $CONNECTION->new(handle => $handle);
-    my $record     = record($connection);
-    run_until { finished($record) } 'finish';
+    my $history    = history($connection);
+    run_until { finished($history) } 'finish';
     settle();
-    is $record, [1 .. 3, [finish => undef]], 'they are delivered, then finish';
+    is $history, [1 .. 3, [finish => undef]], 'they are delivered, then finish';
     is $connection->close_code, undef, 'there is no close code';
     is read_until_eof($peer), '', 'the peer sees EOF';
 };
@@ -433,20 +430,20 @@ subtest 'a handle at EOF with messages (C21)' => sub {
 subtest 'a handle at EOF with nothing (C21)' => sub {
     my ($handle, $peer) = handle_at_eof('');
     my $connection = $CONNECTION->new(handle => $handle);
-    my $record     = record($connection);
-    is $record, [], 'nothing inside new';
-    run_until { finished($record) } 'finish';
+    my $history    = history($connection);
+    is $history, [], 'nothing inside new';
+    run_until { finished($history) } 'finish';
     settle();
-    is $record, [[finish => undef]], 'finish, once';
+    is $history, [[finish => undef]], 'finish, once';
     ok lives { $connection->send('x')->close }, 'sending then is harmless';
 };
 
 subtest 'a handle at EOF with a Close frame (C18, C21)' => sub {
     my ($handle, $peer) = handle_at_eof(frame(payload => 'm') . close_frame(1001, 'away'));
     my $connection = $CONNECTION->new(handle => $handle);
-    my $record     = record($connection);
-    run_until { finished($record) } 'finish';
-    is $record, ['m', [finish => undef]], 'the message is delivered, then finish';
+    my $history    = history($connection);
+    run_until { finished($history) } 'finish';
+    is $history, ['m', [finish => undef]], 'the message is delivered, then finish';
     is [$connection->close_code, $connection->close_reason], [1001, 'away'], 'code and reason are known';
     my $bytes = read_until_eof($peer);
     is payloads(parse_frames($bytes)), [pack 'n', 1001], 'the answer arrives';
@@ -455,23 +452,23 @@ subtest 'a handle at EOF with a Close frame (C18, C21)' => sub {
 subtest 'a handle at EOF with a part of a frame (C21)' => sub {
     my ($handle, $peer) = handle_at_eof(frame(payload => 'm') . substr frame(payload => 'part'), 0, 4);
     my $connection = $CONNECTION->new(handle => $handle);
-    my $record     = record($connection);
-    run_until { finished($record) } 'finish';
-    is $record, ['m', [finish => undef]], 'what is whole is delivered, then finish';
+    my $history    = history($connection);
+    run_until { finished($history) } 'finish';
+    is $history, ['m', [finish => undef]], 'what is whole is delivered, then finish';
 };
 
 subtest "made inside the handle's on_eof (C21)" => sub {
-    my ($connection, $record);
+    my ($connection, $history);
     my ($handle, $peer) = handle_at_eof(
         frame(payload => 'held'),
         on_eof => sub {
             $connection ||= $CONNECTION->new(handle => $_[0]);
-            $record     ||= record($connection);
+            $history     ||= history($connection);
         },
     );
-    run_until { finished($record) } 'finish';
+    run_until { finished($history) } 'finish';
     settle();
-    is $record, ['held', [finish => undef]], 'what it holds is delivered, then finish, once';
+    is $history, ['held', [finish => undef]], 'what it holds is delivered, then finish, once';
 };
 
 # Makes a connection inside a callback of the handle that is reading; $how installs that callback.
@@ -484,7 +481,7 @@ sub made_while_reading {
     $how->($handle, sub {
         my ($handle) = @_;
         $self->{connection} = $CONNECTION->new(handle => $handle);
-        $self->{record}     = record($self->{connection});
+        $self->{history}     = history($self->{connection});
     });
     syswrite $theirs, $_ for @written;
     return $self;
@@ -508,20 +505,20 @@ my %reading = (
 for my $callback (sort keys %reading) {
     subtest "made inside the handle's $callback (C21)" => sub {
         my $made = made_while_reading($reading{$callback}, $head . frame(payload => 'left over'));
-        run_until { @{ $made->{record} || [] } } 'a message';
+        run_until { @{ $made->{history} || [] } } 'a message';
         syswrite $made->{peer}, frame(payload => 'later');
-        run_until { @{ $made->{record} } == 2 } 'another';
-        is $made->{record}, ['left over', 'later'], 'what was read already is delivered, and what follows';
+        run_until { @{ $made->{history} } == 2 } 'another';
+        is $made->{history}, ['left over', 'later'], 'what was read already is delivered, and what follows';
         $made->{connection}->send('reply');
-        is payloads(read_frames($made->{peer}, 1)), ['reply'], 'sending works';
+        is payloads(receive_frames($made->{peer}, 1)), ['reply'], 'sending works';
     };
 
     subtest "made inside the handle's $callback with nothing left over (C21)" => sub {
         my $made = made_while_reading($reading{$callback}, $head);
         run_until { $made->{connection} } 'the connection';
         syswrite $made->{peer}, frame(payload => 'later');
-        run_until { @{ $made->{record} } } 'a message';
-        is $made->{record}, ['later'], 'what follows is delivered';
+        run_until { @{ $made->{history} } } 'a message';
+        is $made->{history}, ['later'], 'what follows is delivered';
     };
 
     subtest "made inside the handle's $callback with a part of a frame left over (C21)" => sub {
@@ -530,15 +527,15 @@ for my $callback (sort keys %reading) {
         run_until { $made->{connection} } 'the connection';
         settle();
         syswrite $made->{peer}, substr $frame, 7;
-        run_until { @{ $made->{record} } } 'a message';
-        is $made->{record}, ['in two parts'], 'it is put together';
+        run_until { @{ $made->{history} } } 'a message';
+        is $made->{history}, ['in two parts'], 'it is put together';
     };
 
     subtest "made inside the handle's $callback, and EOF at once (C13, C21)" => sub {
         my $made = made_while_reading($reading{$callback}, $head . join '', map { frame(payload => $_) } 1 .. 3);
         shutdown $made->{peer}, 1;
-        run_until { $made->{record} && finished($made->{record}) } 'finish';
-        is $made->{record}, [1 .. 3, [finish => undef]], 'messages first, then finish';
+        run_until { $made->{history} && finished($made->{history}) } 'finish';
+        is $made->{history}, [1 .. 3, [finish => undef]], 'messages first, then finish';
     };
 }
 
@@ -550,8 +547,8 @@ subtest "made inside the handle's on_read that has consumed nothing (C13, C21)" 
         },
         frame(payload => 'all of it'),
     );
-    run_until { @{ $made->{record} || [] } } 'the message';
-    is $made->{record}, ['all of it'], 'what it holds is delivered without more having to come';
+    run_until { @{ $made->{history} || [] } } 'the message';
+    is $made->{history}, ['all of it'], 'what it holds is delivered without more having to come';
 };
 
 subtest 'bytes in the read buffer of a handle that is not reading (C13, C21)' => sub {
@@ -559,12 +556,12 @@ subtest 'bytes in the read buffer of a handle that is not reading (C13, C21)' =>
     my $handle = handle_on($ours);
     $handle->{rbuf} = frame(payload => 'held') . substr frame(payload => 'two parts'), 0, 5;
     my $connection = $CONNECTION->new(handle => $handle);
-    my $record     = record($connection);
-    is $record, [], 'nothing inside new';
-    run_until { @$record } 'a message';
+    my $history    = history($connection);
+    is $history, [], 'nothing inside new';
+    run_until { @$history } 'a message';
     syswrite $theirs, substr frame(payload => 'two parts'), 5;
-    run_until { @$record == 2 } 'another';
-    is $record, ['held', 'two parts'], 'delivered once the event loop was idle';
+    run_until { @$history == 2 } 'another';
+    is $history, ['held', 'two parts'], 'delivered once the event loop was idle';
 };
 
 subtest 'a handle that was destroyed before (C20)' => sub {
@@ -574,10 +571,10 @@ subtest 'a handle that was destroyed before (C20)' => sub {
     my $connection;
     ok lives { $connection = $CONNECTION->new(handle => $handle) }, 'new does not mind' or note $@;
     return if !$connection;
-    my $record = record($connection);
+    my $history = history($connection);
     ok lives { $connection->send('x')->close }, 'neither do send and close';
     settle();
-    is $record, [], 'no callback runs';
+    is $history, [], 'no callback runs';
 };
 
 # ---- the program takes a hand in reading
@@ -585,7 +582,7 @@ subtest 'a handle that was destroyed before (C20)' => sub {
 for my $when ('at once', 'later') {
     subtest "on_read is replaced $when (C20)" => sub {
         my ($connection, $peer) = connection_and_peer();
-        my $record = record($connection);
+        my $history = history($connection);
         settle() if $when eq 'later';
         my $bytes  = '';
         my $handle = $connection->handle;
@@ -599,87 +596,87 @@ for my $when ('at once', 'later') {
         is $bytes, frame(payload => 'raw'), 'the program gets the bytes';
         ref_is $handles[0], $handle, 'with the handle as argument';
         settle();
-        is $record, [], 'and the connection none';
+        is $history, [], 'and the connection none';
         $connection->send('out');
-        is payloads(read_frames($peer, 1)), ['out'], 'sending goes on';
+        is payloads(receive_frames($peer, 1)), ['out'], 'sending goes on';
     };
 
     subtest "on_read is taken away $when and put back (C20)" => sub {
         my ($connection, $peer) = connection_and_peer();
-        my $record = record($connection);
+        my $history = history($connection);
         settle() if $when eq 'later';
         my $handle = $connection->handle;
         my $ours   = $handle->{on_read};
         $handle->on_read(undef);
         syswrite $peer, frame(payload => 1);
         settle();
-        is $record, [], 'nothing is delivered meanwhile';
+        is $history, [], 'nothing is delivered meanwhile';
         $handle->on_read($ours);
-        run_until { @$record } 'a message';
+        run_until { @$history } 'a message';
         syswrite $peer, frame(payload => 2);
-        run_until { @$record == 2 } 'another';
-        is $record, [1, 2], 'then all is';
+        run_until { @$history == 2 } 'another';
+        is $history, [1, 2], 'then all is';
     };
 
     subtest "stop_read $when, then start_read (C20)" => sub {
         my ($connection, $peer) = connection_and_peer();
-        my $record = record($connection);
+        my $history = history($connection);
         settle() if $when eq 'later';
         $connection->handle->stop_read;
         syswrite $peer, frame(payload => 1) . frame(payload => 2);
         shutdown $peer, 1;
         settle();
-        is $record, [], 'nothing is delivered meanwhile, nor is EOF seen';
+        is $history, [], 'nothing is delivered meanwhile, nor is EOF seen';
         $connection->handle->start_read;
-        run_until { finished($record) } 'finish';
-        is $record, [1, 2, [finish => undef]], 'then all is';
+        run_until { finished($history) } 'finish';
+        is $history, [1, 2, [finish => undef]], 'then all is';
     };
 
     for my $method ('push_read', 'unshift_read') {
         subtest "$method $when (C20)" => sub {
             my ($connection, $peer) = connection_and_peer();
-            my $record = record($connection);
+            my $history = history($connection);
             settle() if $when eq 'later';
-            $connection->handle->$method(chunk => 5, sub { push @$record, "chunk $_[1]" });
+            $connection->handle->$method(chunk => 5, sub { push @$history, "chunk $_[1]" });
             syswrite $peer, 'a chu';
-            run_until { @$record } 'the chunk';
+            run_until { @$history } 'the chunk';
             syswrite $peer, frame(payload => 'frame');
-            run_until { @$record == 2 } 'the message';
-            $connection->handle->$method(line => sub { push @$record, "line $_[1]" });
+            run_until { @$history == 2 } 'the message';
+            $connection->handle->$method(line => sub { push @$history, "line $_[1]" });
             syswrite $peer, "of text\n" . frame(payload => 'again');
-            run_until { @$record == 4 } 'the rest';
-            is $record, ['chunk a chu', 'frame', 'line of text', 'again'],
+            run_until { @$history == 4 } 'the rest';
+            is $history, ['chunk a chu', 'frame', 'line of text', 'again'],
                 'the program gets its bytes, the connection what follows';
         };
     }
 
     subtest "on_error and on_eof are replaced $when (C20)" => sub {
         my ($connection, $peer) = connection_and_peer();
-        my $record = record($connection);
+        my $history = history($connection);
         settle() if $when eq 'later';
         my $handle = $connection->handle;
         my $ours   = $handle->{on_eof};
-        $handle->on_error(sub { push @$record, ['error', $_[1], $_[2]] });
-        $handle->on_eof(sub { push @$record, ['eof', ref $_[0]]; $ours->(@_) });
+        $handle->on_error(sub { push @$history, ['error', $_[1], $_[2]] });
+        $handle->on_eof(sub { push @$history, ['eof', ref $_[0]]; $ours->(@_) });
         syswrite $peer, frame(payload => 'm');
         shutdown $peer, 1;
-        run_until { finished($record) } 'EOF';
-        run_until { @$record == 3 } 'finish';
-        is $record, ['m', ['eof', 'AnyEvent::Handle'], [finish => undef]],
+        run_until { finished($history) } 'EOF';
+        run_until { @$history == 3 } 'finish';
+        is $history, ['m', ['eof', 'AnyEvent::Handle'], [finish => undef]],
             'the one of the program runs, and may call ours';
     };
 }
 
 subtest 'an on_error of the program gets the error (C20)' => sub {
     my ($connection, $peer) = connection_and_peer(tcp => 1);
-    my $record = record($connection);
+    my $history = history($connection);
     settle();
-    $connection->handle->on_error(sub { push @$record, [error => $_[1] ? 1 : 0, $_[2]] });
+    $connection->handle->on_error(sub { push @$history, [error => $_[1] ? 1 : 0, $_[2]] });
     setsockopt $peer, SOL_SOCKET, SO_LINGER, pack 'ii', 1, 0;
     close $peer;
-    run_until { @$record } 'the error';
+    run_until { @$history } 'the error';
     my $reset = do { local $! = Errno::ECONNRESET(); "$!" };
-    is $record, [[error => 1, $reset]], 'with its text, and finish does not run';
+    is $history, [[error => 1, $reset]], 'with its text, and finish does not run';
 };
 
 subtest 'stop_read in a callback, start_read by a timer (C20)' => sub {
@@ -715,18 +712,18 @@ sub connecting {
 subtest 'a handle that is not connected yet (C21)' => sub {
     my ($handle, $guard) = connecting(my $accepted = AE::cv);
     my $connection = $CONNECTION->new(handle => $handle, masked => 1);
-    my $record     = record($connection);
+    my $history    = history($connection);
     $connection->send('early')->send('e' x $MIB);
     my $peer = $accepted->recv;
-    is short(payloads(read_frames($peer, 2))), short(['early', 'e' x $MIB]),
+    is short(payloads(receive_frames($peer, 2))), short(['early', 'e' x $MIB]),
         'what was sent before arrives';
     syswrite $peer, frame(payload => 'welcome');
-    run_until { @$record } 'a message';
+    run_until { @$history } 'a message';
     $connection->send('late');
-    is payloads(read_frames($peer, 1)), ['late'], 'and what is sent afterwards';
+    is payloads(receive_frames($peer, 1)), ['late'], 'and what is sent afterwards';
     shutdown $peer, 1;
-    run_until { finished($record) } 'finish';
-    is $record, ['welcome', [finish => undef]], 'receiving works';
+    run_until { finished($history) } 'finish';
+    is $history, ['welcome', [finish => undef]], 'receiving works';
 };
 
 subtest 'a handle that is not connected yet, with on_connect and on_prepare (C21)' => sub {
@@ -737,12 +734,12 @@ subtest 'a handle that is not connected yet, with on_connect and on_prepare (C21
         on_connect => sub { push @called, 'connect' },
     );
     my $connection = $CONNECTION->new(handle => $handle);
-    my $record     = record($connection);
+    my $history    = history($connection);
     my $peer       = $accepted->recv;
     syswrite $peer, frame(payload => 'm');
-    run_until { @$record } 'a message';
+    run_until { @$history } 'a message';
     is \@called, ['prepare', 'connect'], 'both run';
-    is $record, ['m'], 'and receiving works';
+    is $history, ['m'], 'and receiving works';
 };
 
 subtest 'close before the handle is connected (C17, C21)' => sub {
@@ -761,10 +758,10 @@ subtest 'a handle that cannot connect (C19, C21)' => sub {
     close $_ for $ours, $theirs;
     my $connection =
         $CONNECTION->new(handle => AnyEvent::Handle->new(connect => ['127.0.0.1', $port]));
-    my $record = record($connection);
+    my $history = history($connection);
     $connection->send('nowhere to go');
-    run_until { finished($record) } 'finish';
-    is $record, [[finish => error_text(ECONNREFUSED)]], 'finish gets the text';
+    run_until { finished($history) } 'finish';
+    is $history, [[finish => error_text(ECONNREFUSED)]], 'finish gets the text';
 };
 
 my %pairs = (
@@ -787,13 +784,13 @@ for my $kind (sort keys %pairs) {
         my ($ours, $theirs) = $pairs{$kind}->();
         AnyEvent::fh_unblock($theirs);
         my $connection = $CONNECTION->new(handle => handle_on($ours), max_payload_size => 0);
-        my $record     = record($connection);
+        my $history    = history($connection);
         my @bodies     = ('', 'short', 'm' x 70_000, 'l' x (2 * $MIB));
         write_all($theirs, join '', map { frame(payload => $_, mask => 'wxyz') } @bodies);
-        run_until { @$record == @bodies } 'the messages';
-        is short($record), short(\@bodies), 'messages of all lengths are received';
+        run_until { @$history == @bodies } 'the messages';
+        is short($history), short(\@bodies), 'messages of all lengths are received';
         $connection->send($_) for @bodies;
-        is short(payloads(read_frames($theirs, scalar @bodies))), short(\@bodies), 'and sent';
+        is short(payloads(receive_frames($theirs, scalar @bodies))), short(\@bodies), 'and sent';
         write_all($theirs, close_frame(1000, 'done', mask => 'wxyz'));
         my $bytes = read_until_eof($theirs);
         is payloads(parse_frames($bytes)), [pack 'n', 1000], 'Close is answered, then comes EOF';
@@ -804,13 +801,13 @@ subtest 'the reading end of a pipe (C21)' => sub {
     pipe my $out, my $in or die "pipe: $!";
     $in->autoflush;
     my $connection = $CONNECTION->new(handle => handle_on($out));
-    my $record     = record($connection);
+    my $history    = history($connection);
     syswrite $in, frame(payload => 'through a pipe');
-    run_until { @$record } 'a message';
+    run_until { @$history } 'a message';
     syswrite $in, frame(payload => 'another');
     close $in;
-    run_until { finished($record) } 'finish';
-    is $record, ['through a pipe', 'another', [finish => undef]], 'messages are received, then finish';
+    run_until { finished($history) } 'finish';
+    is $history, ['through a pipe', 'another', [finish => undef]], 'messages are received, then finish';
 };
 
 subtest 'the writing end of a pipe (C21)' => sub {
@@ -819,7 +816,7 @@ subtest 'the writing end of a pipe (C21)' => sub {
     my $connection = $CONNECTION->new(handle => handle_on($in), masked => 1);
     undef $in;
     $connection->send('through a pipe')->send('p' x $MIB);
-    is short(payloads(read_frames($out, 2))), short(['through a pipe', 'p' x $MIB]), 'messages are sent';
+    is short(payloads(receive_frames($out, 2))), short(['through a pipe', 'p' x $MIB]), 'messages are sent';
     undef $connection;
     my $bytes = read_until_eof($out);
     is payloads(parse_frames($bytes)), [pack 'n', 1000], 'a dropped connection says so';

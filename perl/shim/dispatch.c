@@ -184,6 +184,7 @@ void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
     PERL_UNUSED_VAR(items);
     s->idle = NULL;
     s->ready = TRUE;
+    transport_absorb(aTHX_ s);
     dispatch(aTHX_ s);
     SvREFCNT_dec(idle);
 }
@@ -193,6 +194,8 @@ void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
 void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
     if (s->finished || s->finish_pending)
         return;
+    if (items >= 3)
+        transport_drain(aTHX_ s);
     s->finish_pending = TRUE;
     s->finish_text = items >= 3 && SvOK(ST(2)) ? newSVsv(ST(2)) : NULL;
     dispatch(aTHX_ s);

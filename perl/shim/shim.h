@@ -125,6 +125,8 @@ XS(aews_deliver);
 bool handle_destroyed(pTHX_ shim *);
 bool transport_choose(pTHX_ shim *);
 closure_body transport_input;
+bool transport_absorb(pTHX_ shim *);
+void transport_drain(pTHX_ shim *);
 closure_body transport_uncork;
 void transport_send(pTHX_ shim *, const aews_slice *head, const aews_frame *, const aews_slice *payload);
 void transport_output(pTHX_ shim *);

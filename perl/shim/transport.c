@@ -107,8 +107,9 @@ static void handle_error(pTHX_ shim *s, int error) {
     call_handle(aTHX_ s, "_error", sv_2mortal(newSViv(error)), fatal, 0);
 }
 
-/* Takes what the handle has read. */
-static bool absorb(pTHX_ shim *s, HV *handle) {
+/* Takes what the handle has read. Returns whether there was any. */
+bool transport_absorb(pTHX_ shim *s) {
+    HV *handle = handle_hash(s);
     SV *rbuf = handle ? hash_value(aTHX_ handle, context_get(aTHX)->key.rbuf) : NULL;
     STRLEN len;
     const char *data;
@@ -131,6 +132,14 @@ static bool taken_over(pTHX_ shim *s, HV *handle) {
     return hash_true(aTHX_ handle, cxt->key.tls) || !on_read || !SvROK(on_read) ||
            SvRV(on_read) != (SV *)s->input_cv ||
            (queue && SvROK(queue) && av_top_index((AV *)SvRV(queue)) >= 0);
+}
+
+/* Takes what has arrived though writing has failed: the peer's last words, most often. */
+void transport_drain(pTHX_ shim *s) {
+    HV *handle = handle_hash(s);
+    if (s->direct && is_plain(aTHX_ handle) && !taken_over(aTHX_ s, handle))
+        while (aews_conn_read(s->core, handle_fd(aTHX_ handle), NULL) == AEWS_OK)
+            ;
 }
 
 static void hand_over(pTHX_ shim *s) {
@@ -164,7 +173,7 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
     HV *handle = handle_hash(s);
     PERL_UNUSED_VAR(ax);
     PERL_UNUSED_VAR(items);
-    if (!absorb(aTHX_ s, handle) && s->direct && is_plain(aTHX_ handle)) {
+    if (!transport_absorb(aTHX_ s) && s->direct && is_plain(aTHX_ handle)) {
         if (taken_over(aTHX_ s, handle)) {
             hand_over(aTHX_ s);
             return;

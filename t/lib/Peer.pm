@@ -17,8 +17,8 @@ our @EXPORT_OK = qw(
     socket_pair tcp_pair handle_on connection_and_peer connection_pair
     frame close_frame parse_frames read_frames read_until_eof write_all
     run_until run_for settle
-    record start_program program_socket
-    connection_through_handle trickle
+    record start_program program_socket nested
+    connection_through_handle trickle receive_frames
 );
 
 our %EXPORT_TAGS = (all => \@EXPORT_OK);
@@ -140,6 +140,14 @@ sub run_for {
     $done->recv;
 }
 
+# For a callback that runs the event loop: AnyEvent refuses a blocking wait inside another of its own
+# (not inside EV::run or the like, where programs do this).
+sub nested(&) {
+    no warnings 'once';
+    local $AnyEvent::CondVar::Base::WAITING = 0;
+    return $_[0]->();
+}
+
 # What a connection's callbacks are called with, in order: messages, parse errors and the arguments of
 # `finish`, each in an array of that name. Does not keep the connection alive.
 sub record {
@@ -203,21 +211,20 @@ sub connection_through_handle {
     return (AnyEvent::WebSocket::Connection->new(handle => $handle, %options), $theirs);
 }
 
-# Writes to the peer's socket byte by byte, each when the connection has read the one before; stops
-# where its socket is closed.
+# Writes to the peer's socket byte by byte (or in pieces of some size), each when the connection has
+# read the one before; stops where its socket is closed.
 sub trickle {
-    my ($connection, $socket, $bytes) = @_;
+    my ($connection, $socket, $bytes, $size) = @_;
     require IO::Select;
-    for my $byte (split //, $bytes) {
+    for my $piece (unpack '(a' . ($size || 1) . ')*', $bytes) {
         my $ours = $connection->handle->fh or return 0;
-        syswrite $socket, $byte or return 0;
+        syswrite $socket, $piece or return 0;
         my $readable = IO::Select->new($ours);
         my $turns    = 0;
         while (fileno $ours && $readable->can_read(0)) {
-            croak 'the connection does not read' if $turns++ > 10_000;
-            my $turn = AE::cv;
-            my $timer = AE::timer 0, 0, $turn;
-            $turn->recv;
+            croak 'the connection does not read' if $turns++ > 5_000;
+            # A loop with a timer that is due is not idle, which a new connection waits for.
+            run_for($turns < 5 ? 0 : 0.002);
         }
     }
     return 1;
@@ -236,6 +243,19 @@ sub read_frames {
         push @frames, parse_frames($buffer);
         $eof || @frames >= $count;
     } "$count frames";
+    return @frames;
+}
+
+# As read_frames, for many bytes: reads whenever there is something to read.
+sub receive_frames {
+    my ($socket, $count) = @_;
+    my ($buffer, $eof, @frames) = ('', 0);
+    my $reader = AE::io $socket, 0, sub {
+        my $n = sysread $socket, $buffer, 1 << 18, length $buffer;
+        $eof ||= defined $n ? $n == 0 : !$!{EAGAIN};
+        push @frames, parse_frames($buffer);
+    };
+    run_until { $eof || @frames >= $count } "$count frames";
     return @frames;
 }
 

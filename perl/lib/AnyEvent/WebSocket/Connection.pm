@@ -61,7 +61,7 @@ sub _number {
     return $default unless defined $value;
     Carp::croak("$name must be a number that is not negative")
         unless Scalar::Util::looks_like_number($value) && $value >= 0;
-    return $value > 2**53 ? 2**53 : int $value;
+    return $value > 2**53 ? 2**53 : $value;
 }
 
 sub new {
