@@ -20,10 +20,7 @@ mod abi {
     pub fn generate() {
         println!("cargo:rerun-if-changed=perl/aews.h");
         write("abi_types.rs", builder().ignore_functions());
-        write(
-            "abi_functions.rs",
-            builder().with_codegen_config(bindgen::CodegenConfig::FUNCTIONS),
-        );
+        write("abi_functions.rs", builder().with_codegen_config(bindgen::CodegenConfig::FUNCTIONS));
     }
 
     fn builder() -> bindgen::Builder {
@@ -67,7 +64,9 @@ mod shim {
 
         let mut cc = cc::Build::new();
         cc.file(&c).files(SOURCES.map(|name| format!("perl/shim/{name}.c")));
-        cc.include("perl").include("perl/shim").include(Path::new(&perl.config("archlibexp")).join("CORE"));
+        cc.include("perl")
+            .include("perl/shim")
+            .include(Path::new(&perl.config("archlibexp")).join("CORE"));
         for flag in perl.config("ccflags").split_whitespace() {
             cc.flag(flag);
         }

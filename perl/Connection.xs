@@ -309,6 +309,13 @@ close(shim *s, UV code, SV *reason)
     RETVAL
 
 bool
+is_destroyed(shim *s)
+  CODE:
+    RETVAL = handle_destroyed(aTHX_ s);
+  OUTPUT:
+    RETVAL
+
+bool
 finish(shim *s)
   CODE:
     RETVAL = !s->finished;

@@ -711,8 +711,8 @@ subtest 'the end of the program (D3)' => sub {
     my %program = (
         'a global variable' =>
             [0, '', "our \$c = $connect; \$c->send('up'); $watch settle()"],
-        'a lexical variable of the file' =>
-            [0, '', "my \$c = $connect; \$c->send('up'); $watch settle()"],
+        'a lexical variable of the file, used in a sub' =>
+            [0, '', "my \$c = $connect; \$c->send('up'); $watch settle(); sub use_it { \$c }"],
         'before the loop has run' =>
             [0, '', "our \$c = $connect; \$c->send('up'); $watch"],
         'exit' =>
@@ -743,10 +743,13 @@ subtest 'the end of the program (D3)' => sub {
 };
 
 subtest 'the end of the program, where no Close is due (D3)' => sub {
-    my $connect = 'our $c = AnyEvent::WebSocket::Connection->new(handle => handle_on(program_socket()));';
+    my $new     = 'AnyEvent::WebSocket::Connection->new(handle => handle_on(program_socket()));';
+    my $connect = "our \$c = $new";
     my %program = (
         'closed before' => [[[8, close_body(4000, 'own')]], "$connect \$c->close(4000, 'own'); settle()"],
         'handle destroyed' => [[[1, 'up']], "$connect \$c->send('up'); \$c->handle->destroy; settle()"],
+        # Perl frees it before the end has begun.
+        'a lexical variable of the file' => [[$CLOSE], "my \$c = $new settle()"],
         'dropped before'   => [[$CLOSE], "$connect undef \$c; settle()"],
         'dropped in END'   => [[$CLOSE], "$connect END { undef \$c }"],
     );
@@ -774,8 +777,7 @@ subtest 'the end of the program while the peer is gone (D3)' => sub {
     my ($peer, $wait) = start_program(<<'    END');
         our $c = AnyEvent::WebSocket::Connection->new(handle => handle_on(program_socket()));
         $SIG{PIPE} = 'DEFAULT';
-        $c->on(each_message => sub { Time::HiRes::sleep(0.05); exit 6 });
-        $c->handle->stop_read if 0;
+        $c->on(each_message => sub { select undef, undef, undef, 0.05; exit 6 });
         run_until { 0 };
     END
     syswrite $peer, frame(payload => 'go');

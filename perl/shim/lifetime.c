@@ -99,7 +99,7 @@ static void say_goodbye(pTHX_ shim *s) {
         if (owes_close(s)) {
             aews_conn_close(s->core, 1000, NULL, 0);
             transport_output(aTHX_ s);
-            call_handle(aTHX_ s, "push_shutdown", NULL, NULL, 0);
+            SvREFCNT_dec(call_perl(aTHX_ "shut_down_handle", s->handle, NULL, NULL, G_EVAL));
         }
         transport_flush(aTHX_ s);
         SvREFCNT_dec(call_perl(aTHX_ "detach", s->handle, direct, last, G_EVAL));
@@ -135,16 +135,21 @@ static void detach(pTHX_ shim *s) {
  * any more. */
 void shim_at_exit(pTHX) {
     shim *s = context_get(aTHX)->first;
+    bool owed;
     while (s) {
-        if (s->quiet || !owes_close(s) || handle_destroyed(aTHX_ s)) {
+        if (s->quiet || handle_destroyed(aTHX_ s)) {
             s = s->next;
             continue;
         }
+        owed = owes_close(s);
         s->quiet = s->finished = TRUE;
-        aews_conn_close(s->core, 1001, NULL, 0);
         ENTER;
         SAVETMPS;
-        transport_output(aTHX_ s);
+        if (owed) {
+            aews_conn_close(s->core, 1001, NULL, 0);
+            transport_output(aTHX_ s);
+        }
+        SvREFCNT_dec(call_perl(aTHX_ "dont_linger", s->handle, NULL, NULL, G_EVAL));
         FREETMPS;
         LEAVE;
         /* From the start again: what was called may have ended any connection. */

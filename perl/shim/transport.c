@@ -306,12 +306,16 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     if (frame && !frame->masked)
         frame = NULL;
     if (!s->direct || !is_plain(aTHX_ handle) || hash_true(aTHX_ handle, cxt->key.on_drain) ||
-        hash_true(aTHX_ handle, cxt->key.autocork) || hash_true(aTHX_ handle, cxt->key.tls) ||
-        (fd = handle_fd(aTHX_ handle)) < 0) {
+        hash_true(aTHX_ handle, cxt->key.autocork) || hash_true(aTHX_ handle, cxt->key.tls)) {
         SV *bytes = sv_2mortal(newSV(head->len + payload->len + 1));
         sv_setpvs(bytes, "");
         append(aTHX_ bytes, head, frame, payload);
         call_handle(aTHX_ s, "push_write", bytes, NULL, 0);
+        return;
+    }
+    fd = handle_fd(aTHX_ handle);
+    if (fd < 0) {
+        handle_error(aTHX_ s, EBADF);
         return;
     }
     wbuf = wbuf_of(aTHX_ handle);

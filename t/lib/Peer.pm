@@ -223,8 +223,8 @@ sub trickle {
         my $turns    = 0;
         while (fileno $ours && $readable->can_read(0)) {
             croak 'the connection does not read' if $turns++ > 5_000;
-            # A loop with a timer that is due is not idle, which a new connection waits for.
-            run_for($turns < 5 ? 0 : 0.002);
+            # Not always 0: with a timer that is due the loop is not idle, which a new connection waits for.
+            run_for($turns % 2 ? 0 : 0.0003);
         }
     }
     return 1;

@@ -9,7 +9,7 @@ use warnings;
 our $VERSION = '1.000';
 
 use AE           ();
-use Errno        qw(EAGAIN EINTR);
+use Errno        qw(EAGAIN EBADF EINTR);
 use Scalar::Util qw(weaken);
 
 # How long a dropped connection's socket waits for the peer to close its side, in seconds.
@@ -44,6 +44,8 @@ sub install {
 
 sub start_reading {
     my ($handle) = @_;
+    # Some event loops take a watcher on a closed descriptor for one on another.
+    return $handle->_error(EBADF, 1) unless defined fileno $handle->{fh};
     $handle->{_rw} = AE::io($handle->{fh}, 0, $handle->{on_read});
 }
 
@@ -81,7 +83,23 @@ sub detach {
 sub abandon {
     my ($handle, $direct) = @_;
     delete $handle->{_rw} if $direct;
+    dont_linger($handle);
+}
+
+# The handle's destructor is not to go on sending: in another process, or at the end of the program, when
+# the event loop may be gone before the handle is.
+sub dont_linger {
+    my ($handle) = @_;
     $handle->{linger} = 0;
+}
+
+# Shuts down the write side when all is sent.
+sub shut_down_handle {
+    my ($handle) = @_;
+    # A descriptor that was closed behind the handle's back is an error to it, but there is nothing to
+    # shut down.
+    return if ref $handle eq 'AnyEvent::Handle' && $handle->{fh} && !defined fileno $handle->{fh};
+    $handle->push_shutdown;
 }
 
 # Closing a socket with input unread makes the kernel reset the connection, and what the peer has not
@@ -89,8 +107,8 @@ sub abandon {
 # descriptor closes (compat C8).
 sub linger {
     my ($handle) = @_;
-    return if $handle->{_eof} || !$handle->{fh};
-    my $fh   = delete $handle->{fh};
+    my $fh = delete $handle->{fh};
+    return if $handle->{_eof} || !$fh || !defined fileno $fh;
     my $wbuf = delete $handle->{wbuf} // '';
     delete $handle->{_ww};
     my %watcher;
@@ -150,7 +168,7 @@ sub on_exception {
 sub on_finish {
     my ($connection, $text) = @_;
     finish($connection) or return;
-    $connection->{handle}->push_shutdown;
+    shut_down_handle($connection->{handle});
     $connection->{close_error} = $text if defined $text;
     my @callbacks = callbacks($connection, 'finish');
     # None of them will run any more; forgetting them ends their hold on the connection.
@@ -161,7 +179,7 @@ sub on_finish {
 # A Close frame is out: nothing follows it, and the peer is waited for.
 sub shut_down {
     my ($connection) = @_;
-    $connection->{handle}->push_shutdown;
+    shut_down_handle($connection->{handle});
     start_close_timer($connection);
 }
 
@@ -176,7 +194,7 @@ sub restart_close_timer {
     my ($connection, $after) = @_;
     weaken $connection;
     keep_timer($connection, AE::timer($after, 0, sub {
-        return unless $connection;
+        return if !$connection || is_destroyed($connection);
         return restart_close_timer($connection, $after) if has_received($connection);
         my $handle = $connection->{handle};
         on_finish($connection, 'close timeout');

@@ -1,0 +1,327 @@
+# Connections over TLS handles (C21): with each other, and with a plain AnyEvent::Handle that reads and
+# writes frames itself.
+
+use strict;
+use warnings;
+use lib 't/lib';
+
+use Test2::V0;
+
+BEGIN {
+    for my $module ('Net::SSLeay', 'AnyEvent::TLS') {
+        next if eval "require $module; 1";
+        my ($reason) = $@ =~ /(.*)/;
+        diag "TLS is not tested without $module: $reason";
+        plan skip_all => "$module is needed: $reason";
+    }
+}
+
+use AnyEvent;
+use AnyEvent::Handle;
+use AnyEvent::WebSocket::Connection;
+use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until settle);
+
+my $CONNECTION = 'AnyEvent::WebSocket::Connection';
+my $MIB        = 1 << 20;
+
+# A certificate of our own signing, and its key.
+sub certificate {
+    my $key = Net::SSLeay::EVP_PKEY_new();
+    Net::SSLeay::EVP_PKEY_assign_RSA($key, Net::SSLeay::RSA_generate_key(2048, 65537));
+    my $certificate = Net::SSLeay::X509_new();
+    Net::SSLeay::X509_set_version($certificate, 2);
+    Net::SSLeay::ASN1_INTEGER_set(Net::SSLeay::X509_get_serialNumber($certificate), 1);
+    my $name = Net::SSLeay::X509_get_subject_name($certificate);
+    Net::SSLeay::X509_NAME_add_entry_by_txt($name, CN => Net::SSLeay::MBSTRING_UTF8(), 'localhost');
+    Net::SSLeay::X509_set_issuer_name($certificate, $name);
+    Net::SSLeay::X509_gmtime_adj(Net::SSLeay::X509_get_notBefore($certificate), -3600);
+    Net::SSLeay::X509_gmtime_adj(Net::SSLeay::X509_get_notAfter($certificate), 3600);
+    Net::SSLeay::X509_set_pubkey($certificate, $key);
+    Net::SSLeay::X509_sign($certificate, $key, Net::SSLeay::EVP_get_digestbyname('sha256'));
+    return Net::SSLeay::PEM_get_string_PrivateKey($key) . Net::SSLeay::PEM_get_string_X509($certificate);
+}
+
+# Contexts are made once: that is the slow part.
+my %CONTEXT = (
+    accept  => AnyEvent::TLS->new(cert => certificate()),
+    connect => AnyEvent::TLS->new,
+);
+
+sub tls_handle {
+    my ($socket, $role, @options) = @_;
+    return AnyEvent::Handle->new(fh => $socket, tls => $role, tls_ctx => $CONTEXT{$role}, @options);
+}
+
+my %OTHER = (accept => 'connect', connect => 'accept');
+
+# A peer that reads all there is: {frames} so far, {eof} or {error} at the end.
+sub peer {
+    my ($socket, $role) = @_;
+    my $peer = {frames => [], bytes => ''};
+    $peer->{handle} = tls_handle(
+        $socket, $role,
+        on_read => sub {
+            $peer->{bytes} .= delete $_[0]{rbuf};
+            push @{ $peer->{frames} }, parse_frames($peer->{bytes});
+        },
+        on_eof   => sub { $peer->{eof}   = 1 },
+        on_error => sub { $peer->{error} = $_[2] },
+    );
+    return $peer;
+}
+
+# A connection with this role, and a plain peer with the other. Both sides' handshake is still to come.
+sub connection_and_tls_peer {
+    my ($role, @options) = @_;
+    my ($ours, $theirs) = socket_pair();
+    my $handle = tls_handle($ours, $role);
+    return ($CONNECTION->new(handle => $handle, max_payload_size => 0, @options), peer($theirs, $OTHER{$role}));
+}
+
+# Two connections; the first has the role 'connect'.
+sub tls_connections {
+    my ($ours, $theirs) = tcp_pair();
+    return (
+        $CONNECTION->new(handle => tls_handle($ours,   'connect'), max_payload_size => 0, masked => 1),
+        $CONNECTION->new(handle => tls_handle($theirs, 'accept'),  max_payload_size => 0),
+    );
+}
+
+sub history {
+    my ($connection) = @_;
+    my @history;
+    $connection->on(each_message => sub { push @history, $_[1]->body });
+    $connection->on(parse_error  => sub { push @history, [parse_error => $_[1]] });
+    $connection->on(finish       => sub { push @history, [finish => $_[1]] });
+    return \@history;
+}
+
+sub finished { my ($history) = @_; return scalar grep { ref && $_->[0] eq 'finish' } @$history }
+
+# Bodies and payloads, long ones by their start and length.
+sub short { return [map { !ref && length > 40 ? substr($_, 0, 5) . '...' . length : $_ } @_] }
+
+sub payloads { my ($peer) = @_; return short(map { $_->{payload} } @{ $peer->{frames} }) }
+
+sub await_frames {
+    my ($peer, $count) = @_;
+    run_until { @{ $peer->{frames} } >= $count || $peer->{eof} || $peer->{error} } "$count frames";
+    return payloads($peer);
+}
+
+# All that comes up to the end; an error is none as long as everything has come.
+sub await_end {
+    my ($peer) = @_;
+    run_until { $peer->{eof} || $peer->{error} } 'the end';
+    return payloads($peer);
+}
+
+# Has the handshake behind it.
+sub established {
+    my ($connection, $peer) = @_;
+    $connection->send('hello');
+    await_frames($peer, 1);
+    @{ $peer->{frames} } = ();
+    return;
+}
+
+my @BODIES = ('', 'short', "\xE2\x82\xAC", 'm' x 20_000, 'l' x (3 * $MIB), 'end');
+
+subtest 'both sides ours (C21)' => sub {
+    my ($client, $server) = tls_connections();
+    my ($at_client, $at_server) = (history($client), history($server));
+    $client->send($_) for @BODIES;
+    $server->send($_) for @BODIES;
+    run_until { @$at_client == @BODIES && @$at_server == @BODIES } 'the messages';
+    is short(@$at_server), short(@BODIES), 'the server receives everything in order';
+    is short(@$at_client), short(@BODIES), 'so does the client';
+    $client->close(4001, "fin\x{e9}");
+    run_until { finished($at_server) && finished($at_client) } 'finish';
+    is [$server->close_code, $server->close_reason], [4001, "fin\xE9"], 'code and reason arrive';
+    is $client->close_code, 4001, 'and the answer';
+    is [$at_client->[-1], $at_server->[-1]], [([finish => undef]) x 2], 'both finish without an error';
+    ok $client->was_clean && $server->was_clean, 'cleanly';
+};
+
+for my $role ('accept', 'connect') {
+    my $masked = $role eq 'connect';
+    my @masked = (masked => $masked);
+    my @mask   = $masked ? () : (mask => 'tlsm');
+
+    subtest "$role: a conversation (C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        my $history = history($connection);
+        $connection->on(each_message => sub { $_[0]->send($_[1]->body) });
+        $peer->{handle}->push_write(frame(payload => $_, @mask)) for @BODIES;
+        $peer->{handle}->push_write(frame(opcode => 9, payload => 'ping', @mask));
+        is await_frames($peer, @BODIES + 1), short(@BODIES, 'ping'), 'messages come back, Ping is answered';
+        is short(@$history), short(@BODIES), 'all were delivered once';
+        is [grep { $_->{masked} != $masked } @{ $peer->{frames} }], [], 'frames are masked by the client only';
+    };
+
+    subtest "$role: bytes in many small records (C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role);
+        my $history = history($connection);
+        my $bytes   = join '', map { frame(payload => $_, @mask) } 'first', 'second' x 30;
+        $peer->{handle}->push_write($_) for split //, $bytes;
+        run_until { @$history == 2 } 'the messages';
+        is $history, ['first', 'second' x 30], 'are put together';
+    };
+
+    subtest "$role: close during the TLS handshake loses nothing (C17, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        ok length $connection->handle->{_tls_wbuf} || !$connection->handle->{_on_starttls}, 'nothing is sent yet';
+        $connection->send('early')->send('e' x $MIB)->close(1000, 'bye');
+        is await_end($peer), short('early', 'e' x $MIB, pack 'n a*', 1000, 'bye'), 'all of it arrives, then EOF';
+        is $peer->{bytes}, '', 'no half frame';
+    };
+
+    subtest "$role: close during the TLS handshake, and the peer's Close (C17, C18, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        my $history = history($connection);
+        $peer->{handle}->push_write(frame(payload => 'crossing', @mask) . close_frame(1001, 'too', @mask));
+        $connection->send('early')->close(1000, 'bye');
+        is await_end($peer), ['early', pack 'n a*', 1000, 'bye'], 'both arrive';
+        $peer->{handle}->push_shutdown;
+        run_until { finished($history) } 'finish';
+        is $history, ['crossing', [finish => undef]], 'what the peer sent meanwhile is delivered';
+        is [$connection->close_code, $connection->close_reason], [1001, 'too'], 'its code and reason are known';
+        ok $connection->was_clean, 'the close was clean';
+    };
+
+    subtest "$role: dropped during the TLS handshake (C8, C21, D3)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        $connection->send('early')->send('e' x $MIB);
+        undef $connection;
+        is await_end($peer), short('early', 'e' x $MIB, pack 'n', 1000), 'all of it arrives, then EOF';
+    };
+
+    subtest "$role: close behind a large message (C17, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        established($connection, $peer);
+        $connection->send('l' x (5 * $MIB))->send('behind')->close(4000, 'large');
+        is await_end($peer), short('l' x (5 * $MIB), 'behind', pack 'n a*', 4000, 'large'),
+            'all of it arrives, then EOF';
+    };
+
+    subtest "$role: dropped with unsent data (C8, C21, D3)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        established($connection, $peer);
+        $connection->send('l' x (5 * $MIB))->send('behind');
+        undef $connection;
+        is await_end($peer), short('l' x (5 * $MIB), 'behind', pack 'n', 1000), 'all of it arrives, then EOF';
+    };
+
+    subtest "$role: the handle is destroyed with unsent data (C20, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        established($connection, $peer);
+        $connection->send('l' x (5 * $MIB));
+        $connection->handle->destroy;
+        is await_end($peer), short('l' x (5 * $MIB)), 'all of it arrives, then EOF';
+    };
+
+    subtest "$role: EOF (C13, C19, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        established($connection, $peer);
+        my $history = history($connection);
+        $peer->{handle}->push_write(frame(payload => $_, @mask)) for 1 .. 3;
+        $peer->{handle}->push_shutdown;
+        run_until { finished($history) } 'finish';
+        is $history, [1 .. 3, [finish => undef]], 'messages first, then finish without an error';
+        is await_end($peer), [], 'the peer sees EOF';
+        ok lives { $connection->send('x')->close }, 'sending is harmless then';
+    };
+
+    subtest "$role: EOF in the moment of the handshake (C13, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        $peer->{handle}->push_write(frame(payload => $_, @mask)) for 1 .. 3;
+        $peer->{handle}->on_drain(sub { shutdown $_[0]{fh}, 1 });
+        my $history = history($connection);
+        run_until { finished($history) } 'finish';
+        is $history, [1 .. 3, [finish => undef]], 'messages first, then finish';
+    };
+
+    subtest "$role: TLS ends, but the socket does not (C19, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        established($connection, $peer);
+        my $history = history($connection);
+        $peer->{handle}->push_write(frame(payload => 'm', @mask));
+        $peer->{handle}->stoptls;
+        run_until { finished($history) } 'finish';
+        is $history, ['m', [finish => undef]], 'is EOF';
+    };
+
+    subtest "$role: what is no TLS at all (C19, C21)" => sub {
+        my ($ours, $theirs) = socket_pair();
+        my $connection = $CONNECTION->new(handle => tls_handle($ours, $role));
+        my $history    = history($connection);
+        syswrite $theirs, "HTTP/1.1 400 Bad Request\r\n\r\n" x 10;
+        run_until { finished($history) } 'finish';
+        is scalar @$history, 1, 'finish comes once';
+        ok length $history->[0][1], 'with a text';
+        is $connection->close_error, $history->[0][1], 'which close_error has, too';
+    };
+
+    subtest "$role: replies from callbacks, push_write in between (C20, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        $connection->on(each_message => sub {
+            $_[0]->send('re: ' . $_[1]->body);
+            $_[0]->handle->push_write(frame(payload => "program's " . $_[1]->body));
+        });
+        $peer->{handle}->push_write(join '', map { frame(payload => $_, @mask) } 1 .. 50);
+        is await_frames($peer, 100), [map { ("re: $_", "program's $_") } 1 .. 50], 'all in order';
+    };
+
+    subtest "$role: destroyed in a callback (C20, C21)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        my @bodies;
+        $connection->on(each_message => sub {
+            push @bodies, $_[1]->body;
+            $_[0]->handle->destroy if $_[1]->body eq '2';
+        });
+        $connection->on(finish => sub { push @bodies, 'finish' });
+        $peer->{handle}->push_write(join '', map { frame(payload => $_, @mask) } 1 .. 4);
+        await_end($peer);
+        settle();
+        is \@bodies, [1, 2], 'no further message, and no finish';
+    };
+}
+
+# Each side starts TLS on its own when the other has agreed in plain text.
+for my $role ('accept', 'connect') {
+    subtest "starttls ($role) on the handle of a connection (C20, C21)" => sub {
+        my ($ours, $theirs) = socket_pair();
+        my $connection = $CONNECTION->new(handle => AnyEvent::Handle->new(fh => $ours));
+        my $history    = history($connection);
+        my $plain      = AnyEvent::Handle->new(fh => $theirs);
+        my @lines;
+        $plain->push_write(frame(payload => 'plain'));
+        run_until { @$history } 'a message in plain text';
+        $connection->send('agreed');
+        my $agreed = frame(payload => 'agreed');
+        $plain->push_read(chunk => length $agreed, sub { push @lines, $_[1] });
+        run_until { @lines } 'the answer';
+        is \@lines, [$agreed], 'plain text in the beginning';
+
+        my $peer = {frames => [], bytes => ''};
+        $plain->on_read(sub {
+            $peer->{bytes} .= delete $_[0]{rbuf};
+            push @{ $peer->{frames} }, parse_frames($peer->{bytes});
+        });
+        $plain->on_eof(sub { $peer->{eof} = 1 });
+        $plain->on_error(sub { $peer->{error} = $_[2] });
+        # The side that accepts waits for the other's first bytes.
+        my @start = (sub { $connection->handle->starttls($role, $CONTEXT{$role}) },
+            sub { $plain->starttls($OTHER{$role}, $CONTEXT{ $OTHER{$role} }) });
+        $_->() for $role eq 'accept' ? @start : reverse @start;
+        $connection->send('secret')->send('s' x $MIB);
+        $plain->push_write(frame(payload => 'secret, too'));
+        is await_frames($peer, 2), short('secret', 's' x $MIB), 'then what is sent arrives over TLS';
+        run_until { @$history == 2 } 'a message over TLS';
+        is $history, ['plain', 'secret, too'], 'and what comes is understood';
+        $connection->close(1000, 'bye');
+        is await_end($peer)->[-1], pack('n a*', 1000, 'bye'), 'so is Close';
+    };
+}
+
+done_testing;
