@@ -235,16 +235,16 @@ attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_f
 void
 closures(shim *s)
   PREINIT:
-    SV *input, *finish, *ready;
+    SV *input, *finish, *idle;
   PPCODE:
     input = closure_new(aTHX_ s, transport_input);
     s->input_cv = (CV *)SvRV(input);
     finish = closure_new(aTHX_ s, dispatch_finish);
-    ready = closure_new(aTHX_ s, dispatch_ready);
+    idle = closure_new(aTHX_ s, dispatch_idle);
     EXTEND(SP, 3);
     mPUSHs(input);
     mPUSHs(finish);
-    mPUSHs(ready);
+    mPUSHs(idle);
 
 bool
 choose_direct(shim *s)
@@ -263,9 +263,8 @@ parked()
 void
 keep_idle(shim *s, SV *watcher)
   CODE:
-    /* Some event loop may have called back already. */
-    if (!s->ready)
-        s->idle = newSVsv(watcher);
+    SvREFCNT_dec(s->idle);
+    s->idle = newSVsv(watcher);
 
 void
 keep_timer(shim *s, SV *watcher)
@@ -284,7 +283,8 @@ has_timer(shim *s)
 bool
 has_received(shim *s)
   CODE:
-    RETVAL = s->received;
+    /* While callbacks run, what the peer sends waits in the socket: it cannot be judged. */
+    RETVAL = s->received || s->dispatching;
   OUTPUT:
     RETVAL
 

@@ -89,8 +89,8 @@ typedef struct {
     int32_t code;
     /* `len` bytes. Where `size` is 0 they belong to the connection, and are valid until the next call
      * with that connection other than aews_conn_is_reading, _is_writable, _has_input or _was_clean.
-     * Otherwise they are a block of `size` bytes from malloc that belongs to the event, and the byte
-     * behind them is a NUL. */
+     * Otherwise they are a block of `size` bytes from malloc that belongs to the event, with a NUL and
+     * room for one byte more behind them. */
     uint8_t *data;
     size_t len;
     size_t size;
@@ -148,6 +148,14 @@ void aews_event_free(aews_event *event);
 /* Ends an event whose `size` is not 0, and gives its block to the caller, who has to free() it. NULL
  * where there is none. */
 uint8_t *aews_event_take(aews_event *event);
+
+/* Copies an event's bytes, where they belong to the connection and are many, to a block that belongs to
+ * the event, if possible one that was recycled. */
+aews_status aews_event_own(aews_event *event);
+
+/* Instead of free() for a block of `size` bytes that was taken from an event: keeps large ones for the
+ * messages to come. */
+void aews_block_recycle(uint8_t *block, size_t size);
 
 /* 1 where what arrives is still looked at: no Close frame came, and the connection has not failed. */
 int aews_conn_is_reading(const aews_conn *conn);

@@ -2,9 +2,21 @@
 //! scalar can adopt without a copy.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::{fmt, mem, slice};
+
+/// From this size on blocks are kept for reuse. Freshly mapped memory costs a page fault for every 4 KiB,
+/// which for a large message is more than all the rest of its way through the library.
+pub const RECYCLED_LEN: usize = 32 * 1024;
+
+/// How much is kept for each thread, in bytes.
+const KEPT: usize = 8 << 20;
+
+thread_local! {
+    static SPARE: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
+}
 
 /// Bytes in one `malloc`ed block.
 pub struct Block {
@@ -21,6 +33,50 @@ impl Block {
     /// An empty block, which holds no memory.
     pub const fn new() -> Block {
         Block { data: NonNull::dangling(), len: 0, capacity: 0 }
+    }
+
+    /// An empty block for `capacity` bytes: a spare one, if there is one that fits and is not much too
+    /// large, for what its bytes will be kept for.
+    ///
+    /// # Panics
+    /// Where the memory cannot be had.
+    pub fn with_capacity(capacity: usize) -> Block {
+        let spare = if capacity < RECYCLED_LEN { None } else { Block::spare(capacity) };
+        spare.unwrap_or_else(|| {
+            let mut block = Block::new();
+            block.reserve(capacity, capacity);
+            block
+        })
+    }
+
+    fn spare(capacity: usize) -> Option<Block> {
+        let fits = capacity..=capacity + capacity / 4;
+        SPARE
+            .try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                // The last one given back is the likeliest to be in the cache still.
+                let at = spare.iter().rposition(|block| fits.contains(&block.capacity))?;
+                Some(spare.swap_remove(at))
+            })
+            .ok()
+            .flatten()
+    }
+
+    /// Keeps the block's memory for [`with_capacity`](Self::with_capacity), or frees it where that is
+    /// not worth while.
+    pub fn recycle(mut self) {
+        if self.capacity >= RECYCLED_LEN && self.capacity <= KEPT {
+            self.len = 0;
+            // During the end of the thread the list may be gone: then the block goes too.
+            let _ = SPARE.try_with(|spare| {
+                let mut spare = spare.borrow_mut();
+                let mut kept: usize = spare.iter().map(Block::capacity).sum();
+                while kept + self.capacity > KEPT {
+                    kept -= spare.remove(0).capacity;
+                }
+                spare.push(self);
+            });
+        }
     }
 
     /// How many bytes the block can hold before it has to grow.
@@ -80,12 +136,13 @@ impl Block {
         self.len += n;
     }
 
-    /// Gives the memory away: a `malloc`ed block, its length, and its size, in which the byte behind
-    /// the last is a NUL. The block is shrunk first where it is much larger than what it holds.
+    /// Gives the memory away: a `malloc`ed block, its length, and its size, in which there is a NUL and
+    /// one byte more behind the last. (Perl shares a string between scalars where it finds room for a
+    /// count there.) The block is shrunk first where it is much larger than what it holds.
     pub fn into_raw(mut self) -> (NonNull<u8>, usize, usize) {
-        if self.capacity == 0 || self.capacity - self.len > self.len / 4 + 64 {
-            // A block of capacity 0 has no memory yet, not even for the NUL.
-            self.resize(self.len.max(1));
+        let needed = self.len + 1;
+        if self.capacity < needed || self.capacity - self.len > self.len / 4 + 64 {
+            self.resize(needed);
         }
         // SAFETY: there is one byte more than the capacity, which `len` does not exceed.
         unsafe { self.data.as_ptr().add(self.len).write(0) };
@@ -153,7 +210,7 @@ mod tests {
             }
             let (data, taken, size) = block.into_raw();
             assert_eq!(taken, len);
-            assert!(size > len);
+            assert!(size >= len + 2);
             // SAFETY: the byte behind the last is part of the block, and the parts are just out.
             let block = unsafe {
                 assert_eq!(*data.as_ptr().add(len), 0);
@@ -161,6 +218,31 @@ mod tests {
             };
             assert!(block.iter().enumerate().all(|(i, &byte)| byte == i as u8));
         }
+    }
+
+    #[test]
+    fn a_recycled_block_serves_again_where_it_fits() {
+        let mut block = Block::with_capacity(100_000);
+        block.extend(&[7; 100_000], 0);
+        let memory = block.as_ptr();
+        block.recycle();
+        let larger = Block::with_capacity(100_001);
+        assert_ne!(larger.data.as_ptr().cast_const(), memory);
+        let smaller = Block::with_capacity(79_000);
+        assert_ne!(smaller.data.as_ptr().cast_const(), memory);
+        let fitting = Block::with_capacity(90_000);
+        assert_eq!(fitting.data.as_ptr().cast_const(), memory);
+        assert!(fitting.is_empty());
+    }
+
+    #[test]
+    fn not_more_is_kept_than_the_limit() {
+        let blocks: Vec<Block> = (0..20).map(|_| Block::with_capacity(1 << 20)).collect();
+        blocks.into_iter().for_each(Block::recycle);
+        Block::with_capacity(100).recycle();
+        Block::with_capacity(KEPT + 1).recycle();
+        let kept: usize = SPARE.with_borrow(|spare| spare.iter().map(Block::capacity).sum());
+        assert_eq!(kept, KEPT);
     }
 
     #[test]

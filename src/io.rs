@@ -169,7 +169,7 @@ mod tests {
         let target = receiver.read_into();
         let (block, missing) = target.direct.expect("the frame is under way");
         assert_eq!(missing, 0x3FFF_FFFF);
-        assert!(block.capacity() <= 256 * 1024, "{}", block.capacity());
+        assert!(block.capacity() <= 768 * 1024, "{}", block.capacity());
     }
 
     #[test]

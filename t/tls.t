@@ -173,7 +173,7 @@ for my $role ('accept', 'connect') {
         ok length $connection->handle->{_tls_wbuf} || !$connection->handle->{_on_starttls}, 'nothing is sent yet';
         $connection->send('early')->send('e' x $MIB)->close(1000, 'bye');
         is await_end($peer), short('early', 'e' x $MIB, pack 'n a*', 1000, 'bye'), 'all of it arrives, then EOF';
-        is $peer->{bytes}, '', 'no half frame';
+        is length $peer->{bytes}, 0, 'no half frame';
     };
 
     subtest "$role: close during the TLS handshake, and the peer's Close (C17, C18, C21)" => sub {
@@ -224,7 +224,7 @@ for my $role ('accept', 'connect') {
         my ($connection, $peer) = connection_and_tls_peer($role, @masked);
         established($connection, $peer);
         my $history = history($connection);
-        $peer->{handle}->push_write(frame(payload => $_, @mask)) for 1 .. 3;
+        $peer->{handle}->push_write(frame(payload => "$_", @mask)) for 1 .. 3;
         $peer->{handle}->push_shutdown;
         run_until { finished($history) } 'finish';
         is $history, [1 .. 3, [finish => undef]], 'messages first, then finish without an error';
@@ -234,7 +234,7 @@ for my $role ('accept', 'connect') {
 
     subtest "$role: EOF in the moment of the handshake (C13, C21)" => sub {
         my ($connection, $peer) = connection_and_tls_peer($role, @masked);
-        $peer->{handle}->push_write(frame(payload => $_, @mask)) for 1 .. 3;
+        $peer->{handle}->push_write(frame(payload => "$_", @mask)) for 1 .. 3;
         $peer->{handle}->on_drain(sub { shutdown $_[0]{fh}, 1 });
         my $history = history($connection);
         run_until { finished($history) } 'finish';
@@ -268,7 +268,7 @@ for my $role ('accept', 'connect') {
             $_[0]->send('re: ' . $_[1]->body);
             $_[0]->handle->push_write(frame(payload => "program's " . $_[1]->body));
         });
-        $peer->{handle}->push_write(join '', map { frame(payload => $_, @mask) } 1 .. 50);
+        $peer->{handle}->push_write(join '', map { frame(payload => "$_", @mask) } 1 .. 50);
         is await_frames($peer, 100), [map { ("re: $_", "program's $_") } 1 .. 50], 'all in order';
     };
 
@@ -280,7 +280,7 @@ for my $role ('accept', 'connect') {
             $_[0]->handle->destroy if $_[1]->body eq '2';
         });
         $connection->on(finish => sub { push @bodies, 'finish' });
-        $peer->{handle}->push_write(join '', map { frame(payload => $_, @mask) } 1 .. 4);
+        $peer->{handle}->push_write(join '', map { frame(payload => "$_", @mask) } 1 .. 4);
         await_end($peer);
         settle();
         is \@bodies, [1, 2], 'no further message, and no finish';

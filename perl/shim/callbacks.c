@@ -67,17 +67,22 @@ static SV *cancel_at(pTHX_ shim *s, int event, SSize_t i) {
     return *cancel;
 }
 
-static void call(pTHX_ shim *s, SV *code, SV *connection, SV *message, SV *cancel) {
+/* What an argument is to refer to: a callback may have assigned to its @_. */
+static void refer(pTHX_ SV *argument, SV *referent) {
+    if (!SvROK(argument) || SvRV(argument) != referent)
+        sv_setsv(argument, sv_2mortal(newRV_inc(referent)));
+}
+
+static void call(pTHX_ shim *s, SV *code, SV *connection, SV *message, SV *object, SV *cancel) {
     dSP;
-    /* An earlier callback may have assigned to its $_[0]. */
-    if (!SvROK(connection) || SvRV(connection) != (SV *)s->self)
-        sv_setsv(connection, sv_2mortal(newRV_inc((SV *)s->self)));
+    refer(aTHX_ connection, (SV *)s->self);
+    refer(aTHX_ message, object);
     PUSHMARK(SP);
     EXTEND(SP, 3);
     PUSHs(connection);
     PUSHs(message);
     if (cancel)
-        PUSHs(cancel);
+        PUSHs(sv_2mortal(newRV_inc(SvRV(cancel))));
     PUTBACK;
     call_sv(code, G_VOID | G_DISCARD);
 }
@@ -87,26 +92,31 @@ static void call(pTHX_ shim *s, SV *code, SV *connection, SV *message, SV *cance
  * the next message on, so the lists are copied where there is more than one. */
 void callbacks_message(pTHX_ shim *s, SV *connection, SV *message) {
     callback_list *each = &s->on[ON_EACH_MESSAGE];
+    SV *object = SvRV(message);
     SSize_t i, count;
+    /* Whatever becomes of the reference. */
+    SAVEFREESV(SvREFCNT_inc(object));
     if (s->on[ON_NEXT_MESSAGE].code) {
         AV *next = s->on[ON_NEXT_MESSAGE].code;
         s->on[ON_NEXT_MESSAGE].code = NULL;
         sv_2mortal((SV *)next);
         for (i = 0; i <= av_top_index(next); i++)
-            call(aTHX_ s, AvARRAY(next)[i], connection, message, NULL);
+            call(aTHX_ s, AvARRAY(next)[i], connection, message, object, NULL);
     }
     count = each->code ? av_top_index(each->code) + 1 : 0;
     if (count == 1) {
         SV *code = sv_2mortal(SvREFCNT_inc(AvARRAY(each->code)[0]));
         SV *cancel = sv_2mortal(SvREFCNT_inc(cancel_at(aTHX_ s, ON_EACH_MESSAGE, 0)));
-        call(aTHX_ s, code, connection, message, cancel);
+        call(aTHX_ s, code, connection, message, object, cancel);
     } else if (count > 1) {
         AV *copy = (AV *)sv_2mortal((SV *)newAV());
         for (i = 0; i < count; i++) {
             av_push(copy, SvREFCNT_inc(AvARRAY(each->code)[i]));
             av_push(copy, SvREFCNT_inc(cancel_at(aTHX_ s, ON_EACH_MESSAGE, i)));
         }
-        for (i = 0; i < count; i++)
-            call(aTHX_ s, AvARRAY(copy)[2 * i], connection, message, AvARRAY(copy)[2 * i + 1]);
+        for (i = 0; i < count; i++) {
+            SV **pair = AvARRAY(copy) + 2 * i;
+            call(aTHX_ s, pair[0], connection, message, object, pair[1]);
+        }
     }
 }

@@ -34,9 +34,29 @@ static bool is_delivering(pTHX_ shim *s) {
     return !s->dead;
 }
 
+/* Takes back the memory of a large body that the program has not kept: see RECYCLED_LEN in
+ * src/block.rs. */
+static void recycle_body(pTHX_ HV *message, const context *cxt) {
+    SV *body;
+    /* Held by the delivery and by the reference that was the callbacks' argument. */
+    if (SvREFCNT(message) != 2 || SvSTASH(message) != cxt->message_stash)
+        return;
+    body = hash_value(aTHX_ message, cxt->key.body);
+    if (!body || SvREFCNT(body) != 1 || SvTYPE(body) != SVt_PV || !SvPOK(body) || SvOOK(body) ||
+        SvLEN(body) < 32768 || (SvIsCOW(body) && CowREFCNT(body)) ||
+        gv_fetchmeth(cxt->message_stash, "DESTROY", 7, 0))
+        return;
+    aews_block_recycle((uint8_t *)SvPVX(body), SvLEN(body));
+    SvPV_set(body, NULL);
+    SvLEN_set(body, 0);
+    SvCUR_set(body, 0);
+    SvPOK_off(body);
+}
+
 /* Delivers messages up to the next thing that is not one. Runs as a Perl sub under an eval, which is
  * entered once for all messages of a read rather than for each callback. */
-static void deliver(pTHX_ shim *s, SV *connection, outcome *out) {
+static void deliver(pTHX_ shim *s, outcome *out) {
+    SV *argument = sv_2mortal(newRV_inc((SV *)s->self));
     context *cxt = context_get(aTHX);
     aews_message_class class;
     aews_event event;
@@ -57,18 +77,24 @@ static void deliver(pTHX_ shim *s, SV *connection, outcome *out) {
         switch (event.kind) {
         case AEWS_EVENT_MESSAGE: {
             SV *message;
+            HV *object;
             ENTER;
             SAVETMPS;
             message = sv_2mortal(aews_perl_message(aTHX_ &event, &class));
-            callbacks_message(aTHX_ s, connection, message);
+            object = (HV *)SvRV(message);
+            callbacks_message(aTHX_ s, argument, message);
+            if (class.adopt)
+                recycle_body(aTHX_ object, cxt);
             FREETMPS;
             LEAVE;
             break;
         }
         case AEWS_EVENT_CLOSE:
             out->kind = CLOSED_BY_PEER;
-            out->first = event.code < 0 ? newSV(0) : newSViv(event.code);
-            out->second = event_text(aTHX_ &event);
+            if (event.code >= 0) {
+                out->first = newSViv(event.code);
+                out->second = event_text(aTHX_ &event);
+            }
             aews_event_free(&event);
             return;
         case AEWS_EVENT_FAILED:
@@ -88,36 +114,28 @@ XS(aews_deliver) {
     dXSARGS;
     context *cxt = context_get(aTHX);
     shim *s = cxt->delivering;
-    if (items != 1 || !s)
+    PERL_UNUSED_VAR(items);
+    if (!s)
         croak(AEWS_PACKAGE ": not to be called");
     cxt->delivering = NULL;
-    deliver(aTHX_ s, ST(0), (outcome *)cxt->outcome);
+    deliver(aTHX_ s, (outcome *)cxt->outcome);
     XSRETURN_EMPTY;
 }
 
-/* Calls with one argument under an eval. Returns the exception, if there was one. */
-static SV *call_in_eval(pTHX_ SV *code, SV *argument) {
-    dSP;
-    PUSHMARK(SP);
-    XPUSHs(argument);
-    PUTBACK;
-    call_sv(code, G_EVAL | G_VOID | G_DISCARD);
-    return SvROK(ERRSV) || SvTRUE(ERRSV) ? newSVsv(ERRSV) : NULL;
-}
-
 /* One round. A callback that dies fails the connection (compat C15). */
-static void round_of_delivery(pTHX_ shim *s, SV *connection, outcome *out) {
+static void round_of_delivery(pTHX_ shim *s, outcome *out) {
     context *cxt = context_get(aTHX);
-    SV *exception;
+    dSP;
     Zero(out, 1, outcome);
     cxt->delivering = s;
     cxt->outcome = out;
-    exception = call_in_eval(aTHX_ cxt->deliver, connection);
-    if (exception) {
+    PUSHMARK(SP);
+    call_sv(cxt->deliver, G_EVAL | G_VOID | G_DISCARD | G_NOARGS);
+    if (SvROK(ERRSV) || SvTRUE(ERRSV)) {
+        out->kind = DIED;
+        out->first = newSVsv(ERRSV);
         CLEAR_ERRSV();
         aews_conn_fail(s->core);
-        out->kind = DIED;
-        out->first = exception;
     }
 }
 
@@ -157,20 +175,33 @@ void dispatch(pTHX_ shim *s) {
     connection = sv_2mortal(newRV_inc((SV *)s->self));
     SAVEFREESV(SvREFCNT_inc((SV *)s->self));
     protect_globals(aTHX);
-    do {
-        round_of_delivery(aTHX_ s, connection, &out);
+    {
+        /* A stack of its own, so that `next` in a callback does not find a loop of the program's. */
+        dSP;
+        PUSHSTACKi(PERLSI_UNKNOWN);
+    }
+    for (;;) {
+        round_of_delivery(aTHX_ s, &out);
         sv_2mortal(out.first);
         sv_2mortal(out.second);
         transport_output(aTHX_ s);
-        if (out.kind != NOTHING)
+        if (out.kind == NOTHING)
+            break;
+        /* The peer is told before the program is. */
+        transport_flush(aTHX_ s);
+        if (out.first)
             call_keeping(aTHX_ &exception, handler[out.kind], connection, out.first, out.second);
-    } while (out.kind != NOTHING);
+        /* A Close frame that was itself wrong is to fail the connection next. */
+        if (out.kind == CLOSED_BY_PEER && !aews_conn_has_input(s->core))
+            call_keeping(aTHX_ &exception, "shut_down", connection, NULL, NULL);
+    }
     transport_flush(aTHX_ s);
     s->dispatching = FALSE;
     if (s->finish_pending)
         call_keeping(aTHX_ &exception, "on_finish", connection, s->finish_text, NULL);
     else
         transport_resume(aTHX_ s);
+    POPSTACK;
     FREETMPS;
     LEAVE;
     if (exception)
@@ -178,15 +209,25 @@ void dispatch(pTHX_ shim *s) {
 }
 
 /* The event loop has been idle once (compat C13). */
-void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
-    SV *idle = s->idle;
+void dispatch_idle(pTHX_ shim *s, I32 ax, I32 items) {
+    SV *watcher = sv_2mortal(s->idle);
+    SV *connection = sv_2mortal(newRV_inc((SV *)s->self));
+    SV *ready = sv_2mortal(closure_new(aTHX_ s, dispatch_ready));
     PERL_UNUSED_VAR(ax);
     PERL_UNUSED_VAR(items);
     s->idle = NULL;
+    call_perl(aTHX_ "on_idle", connection, ready, watcher, 0);
+}
+
+/* The turn after that. */
+void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
+    PERL_UNUSED_VAR(ax);
+    PERL_UNUSED_VAR(items);
+    SvREFCNT_dec(s->idle);
+    s->idle = NULL;
     s->ready = TRUE;
-    transport_absorb(aTHX_ s);
+    transport_absorb(aTHX_ s, s->handle);
     dispatch(aTHX_ s);
-    SvREFCNT_dec(idle);
 }
 
 /* The handle's on_eof(handle) and on_error(handle, fatal, text). What has arrived before goes first,

@@ -117,6 +117,7 @@ void callbacks_clear(pTHX_ shim *);
 
 /* dispatch.c */
 void dispatch(pTHX_ shim *);
+closure_body dispatch_idle;
 closure_body dispatch_ready;
 closure_body dispatch_finish;
 XS(aews_deliver);
@@ -125,7 +126,7 @@ XS(aews_deliver);
 bool handle_destroyed(pTHX_ shim *);
 bool transport_choose(pTHX_ shim *);
 closure_body transport_input;
-bool transport_absorb(pTHX_ shim *);
+bool transport_absorb(pTHX_ shim *, SV *handle);
 void transport_drain(pTHX_ shim *);
 closure_body transport_uncork;
 void transport_send(pTHX_ shim *, const aews_slice *head, const aews_frame *, const aews_slice *payload);

@@ -108,11 +108,13 @@ static void handle_error(pTHX_ shim *s, int error) {
 }
 
 /* Takes what the handle has read. Returns whether there was any. */
-bool transport_absorb(pTHX_ shim *s) {
-    HV *handle = handle_hash(s);
-    SV *rbuf = handle ? hash_value(aTHX_ handle, context_get(aTHX)->key.rbuf) : NULL;
+bool transport_absorb(pTHX_ shim *s, SV *handle) {
+    SV *rbuf;
     STRLEN len;
     const char *data;
+    if (!SvROK(handle) || SvTYPE(SvRV(handle)) != SVt_PVHV)
+        return FALSE;
+    rbuf = hash_value(aTHX_ (HV *)SvRV(handle), context_get(aTHX)->key.rbuf);
     if (!rbuf || !SvOK(rbuf))
         return FALSE;
     data = SvPVbyte(rbuf, len);
@@ -147,11 +149,6 @@ static void hand_over(pTHX_ shim *s) {
     call_perl(aTHX_ "hand_over", s->handle, NULL, NULL, 0);
 }
 
-static void park(pTHX_ HV *handle) {
-    context *cxt = context_get(aTHX);
-    (void)hv_store_ent(handle, cxt->key.rw, newSVsv(cxt->parked), SvSHARED_HASH(cxt->key.rw));
-}
-
 /* Starts reading again where it was paused, unless the program has stopped it since. */
 void transport_resume(pTHX_ shim *s) {
     context *cxt = context_get(aTHX);
@@ -171,16 +168,24 @@ void transport_resume(pTHX_ shim *s) {
 /* The socket is readable, or the handle has bytes for us. */
 void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
     HV *handle = handle_hash(s);
-    PERL_UNUSED_VAR(ax);
-    PERL_UNUSED_VAR(items);
-    if (!transport_absorb(aTHX_ s) && s->direct && is_plain(aTHX_ handle)) {
+    /* An object that wraps a handle may pass that on as the argument of on_read. */
+    SV *given = items ? sv_mortalcopy(ST(0)) : &PL_sv_undef;
+    if (transport_absorb(aTHX_ s, s->handle) || transport_absorb(aTHX_ s, given)) {
+        /* What a nested event loop has added meanwhile is for us, too: the handle, which goes by the
+         * length of its buffer, may not notice. */
+        do {
+            dispatch(aTHX_ s);
+        } while (s->self && (transport_absorb(aTHX_ s, s->handle) || transport_absorb(aTHX_ s, given)));
+        return;
+    }
+    if (s->direct && is_plain(aTHX_ handle)) {
         if (taken_over(aTHX_ s, handle)) {
             hand_over(aTHX_ s);
             return;
         }
         if (s->dispatching || !s->ready) {
             /* What arrives waits in the socket, and the loop must not spin on it (compat C22). */
-            park(aTHX_ handle);
+            call_perl(aTHX_ "park", s->handle, NULL, NULL, 0);
             return;
         }
         switch (aews_conn_read(s->core, handle_fd(aTHX_ handle), NULL)) {
@@ -232,6 +237,14 @@ static void uncork(pTHX_ shim *s, HV *handle) {
     if (s->corked) {
         s->corked = FALSE;
         (void)hv_delete_ent(handle, cxt->key.ww, G_DISCARD, SvSHARED_HASH(cxt->key.ww));
+    }
+}
+
+/* In a child process: what was waiting when it was forked is for the parent to send. */
+static void leave_to_parent(pTHX_ shim *s, HV *handle) {
+    if (s->corked && s->generation != aews_process_generation()) {
+        uncork(aTHX_ s, handle);
+        sv_setpvs(wbuf_of(aTHX_ handle), "");
     }
 }
 
@@ -318,6 +331,7 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
         handle_error(aTHX_ s, EBADF);
         return;
     }
+    leave_to_parent(aTHX_ s, handle);
     wbuf = wbuf_of(aTHX_ handle);
     busy = hash_true(aTHX_ handle, cxt->key.ww);
     if (!busy)
@@ -366,6 +380,9 @@ void transport_flush(pTHX_ shim *s) {
         s->corked = FALSE;
         return;
     }
+    leave_to_parent(aTHX_ s, handle);
+    if (!s->corked)
+        return;
     fd = handle_fd(aTHX_ handle);
     if (fd < 0 || hash_true(aTHX_ handle, cxt->key.on_drain)) {
         uncork(aTHX_ s, handle);

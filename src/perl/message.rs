@@ -8,11 +8,11 @@ use libperl_sys::thx::{
     Perl_sv_bless, Perl_sv_usepvn_flags,
 };
 use libperl_sys::{
-    HV, HV_FETCH_ISSTORE, HV_FETCH_JUST_SV, PerlInterpreter, SV, SV_HAS_TRAILING_NUL,
+    HV, HV_FETCH_ISSTORE, HV_FETCH_JUST_SV, PerlInterpreter, SV, SV_HAS_TRAILING_NUL, xpv,
 };
 
 use crate::ffi::abi::aews_event;
-use crate::ffi::{aews_event_free, aews_event_take};
+use crate::ffi::{aews_event_free, aews_event_own, aews_event_take};
 
 /// `aews_message_class` of `perl/shim/shim.h`.
 #[repr(C)]
@@ -70,11 +70,17 @@ unsafe fn store(my_perl: *mut PerlInterpreter, hash: *mut HV, key: *mut SV, valu
 unsafe fn payload(my_perl: *mut PerlInterpreter, event: *mut aews_event, adopt: bool) -> *mut SV {
     // SAFETY: as the caller vouches; `data` and `len` are the event's until it is taken or freed.
     unsafe {
-        let (data, len) = ((*event).data, (*event).len);
-        if adopt && (*event).size != 0 && len >= ADOPT_LEN {
+        if adopt {
+            aews_event_own(event);
+        }
+        let aews_event { data, len, size, .. } = *event;
+        if adopt && size != 0 && len >= ADOPT_LEN {
             let scalar = Perl_newSV(my_perl, 0);
             let block = aews_event_take(event).cast();
             Perl_sv_usepvn_flags(my_perl, scalar, block, len, SV_HAS_TRAILING_NUL);
+            // Perl takes the NUL for the end of the block. What is behind it lets scalars share the
+            // string, and is needed to recycle the block.
+            (*(*scalar).sv_any.cast::<xpv>()).xpv_len_u.xpvlenu_len = size;
             return scalar;
         }
         let scalar = Perl_newSVpvn(my_perl, data.cast(), len);

@@ -9,11 +9,10 @@ use warnings;
 our $VERSION = '1.000';
 
 use AE           ();
-use Errno        qw(EAGAIN EBADF EINTR);
-use Scalar::Util qw(weaken);
+use Errno        qw(EBADF);
+use Scalar::Util qw(blessed weaken);
 
-# How long a dropped connection's socket waits for the peer to close its side, in seconds.
-my $LINGER = 30;
+use AnyEvent::WebSocket::Connection::Linger ();
 
 # Frames go past the handle only where its inside is as it is known to us; otherwise all goes through
 # its methods.
@@ -31,13 +30,13 @@ sub handle_is_known {
 # inside its on_read, when that has returned.
 sub install {
     my ($connection, $handle) = @_;
-    my ($input, $finish, $ready) = closures($connection);
+    my ($input, $finish, $idle) = closures($connection);
     $handle->on_error($finish);
     $handle->on_eof($finish);
     $handle->{_rw} = parked()
         if ref $handle eq 'AnyEvent::Handle' && handle_is_known() && choose_direct($connection);
     $handle->on_read($input);
-    keep_idle($connection, AE::idle($ready));
+    keep_idle($connection, AE::idle($idle));
 }
 
 # The following are called by the XSUBs: with the handle
@@ -62,6 +61,19 @@ sub at_eof {
     $handle->_drain_rbuf;
 }
 
+# Pauses reading. With EV a watcher whose callback is running does not stop by being let go of, and a nested
+# event loop would spin on it (compat C22).
+sub park {
+    my ($handle) = @_;
+    stop($handle->{_rw});
+    $handle->{_rw} = parked();
+}
+
+sub stop {
+    my ($watcher) = @_;
+    $watcher->stop if blessed $watcher && $watcher->isa('EV::Watcher');
+}
+
 sub cork {
     my ($handle, $watcher) = @_;
     $handle->{_ww} = AE::io($handle->{fh}, 1, $watcher);
@@ -70,12 +82,14 @@ sub cork {
 # The connection is gone; the handle may stay with the program. `$last` says that it does not.
 sub detach {
     my ($handle, $direct, $last) = @_;
-    if (!$direct) {
-        $handle->on_read(sub { $_[0]{rbuf} = '' });
-        return;
+    if ($direct) {
+        delete $handle->{_rw};
+        AnyEvent::WebSocket::Connection::Linger::plain($handle) if $last;
     }
-    delete $handle->{_rw};
-    linger($handle) if $last;
+    else {
+        $handle->on_read(sub { $_[0]{rbuf} = '' });
+        AnyEvent::WebSocket::Connection::Linger::tls($handle) if $last && has_tls($handle);
+    }
 }
 
 # Not in the process that made the connection: what waits to be sent is the parent's to send (compat
@@ -99,58 +113,42 @@ sub shut_down_handle {
     # A descriptor that was closed behind the handle's back is an error to it, but there is nothing to
     # shut down.
     return if ref $handle eq 'AnyEvent::Handle' && $handle->{fh} && !defined fileno $handle->{fh};
+    return AnyEvent::WebSocket::Connection::Linger::shut_down_tls($handle) if has_tls($handle);
     $handle->push_shutdown;
 }
 
-# Closing a socket with input unread makes the kernel reset the connection, and what the peer has not
-# received by then is lost. So what is unsent is sent, and then the peer's end is awaited, before the
-# descriptor closes (compat C8).
-sub linger {
+# Whether this is a handle whose inside we know, with TLS.
+sub has_tls {
     my ($handle) = @_;
-    my $fh = delete $handle->{fh};
-    return if $handle->{_eof} || !$fh || !defined fileno $fh;
-    my $wbuf = delete $handle->{wbuf} // '';
-    delete $handle->{_ww};
-    my %watcher;
-    my $write = sub {
-        my $written = length $wbuf ? syswrite $fh, $wbuf : 0;
-        if (defined $written) {
-            substr $wbuf, 0, $written, '';
-            return if length $wbuf;
-            delete $watcher{write};
-            shutdown $fh, 1;
-        }
-        elsif ($! != EAGAIN && $! != EINTR) {
-            %watcher = ();
-        }
-    };
-    my $read = sub {
-        my $got = sysread $fh, my $discarded, 65536;
-        %watcher = () if defined $got ? $got == 0 && !$watcher{write} : $! != EAGAIN && $! != EINTR;
-        delete $watcher{read} if defined $got && $got == 0;
-    };
-    $watcher{write} = AE::io($fh, 1, $write);
-    $watcher{read}  = AE::io($fh, 0, $read);
-    $watcher{timer} = AE::timer($LINGER, 0, sub { %watcher = () });
-    $write->();
+    return ref $handle eq 'AnyEvent::Handle' && $handle->{tls} && handle_is_known();
 }
 
 # and with the connection.
 
+# The event loop has been idle once. The first delivery has a turn of its own: nested event loops do not
+# work inside an idle watcher with every backend.
+sub on_idle {
+    my ($connection, $ready, $idle) = @_;
+    stop($idle);
+    keep_idle($connection, AE::timer(0, 0, $ready));
+}
+
 sub on_close {
     my ($connection, $code, $reason) = @_;
-    if (defined $code) {
-        $connection->{close_code}   = $code;
-        $connection->{close_reason} = $reason;
-    }
-    shut_down($connection);
+    @$connection{qw(close_code close_reason)} = ($code, $reason);
+}
+
+# With arguments of its own, whatever it does to its @_.
+sub run {
+    my ($callback, @arguments) = @_;
+    $callback->(@arguments);
 }
 
 sub on_failure {
-    my ($connection, $text) = @_;
+    my ($connection, $text, @instead) = @_;
     my @callbacks = callbacks($connection, 'parse_error');
     my $done = eval {
-        for my $callback (@callbacks) { $callback->($connection, $text) }
+        for my $callback (@callbacks ? @callbacks : @instead) { run($callback, $connection, $text) }
         1;
     };
     my $exception = $@;
@@ -161,8 +159,7 @@ sub on_failure {
 # A callback of the program died, and that has failed the connection (compat C15).
 sub on_exception {
     my ($connection, $exception) = @_;
-    warn $exception unless callbacks($connection, 'parse_error');
-    on_failure($connection, $exception);
+    on_failure($connection, $exception, sub { warn $_[1] });
 }
 
 sub on_finish {
@@ -173,7 +170,7 @@ sub on_finish {
     my @callbacks = callbacks($connection, 'finish');
     # None of them will run any more; forgetting them ends their hold on the connection.
     forget_callbacks($connection);
-    for my $callback (@callbacks) { $callback->($connection, $text) }
+    for my $callback (@callbacks) { run($callback, $connection, $text) }
 }
 
 # A Close frame is out: nothing follows it, and the peer is waited for.
