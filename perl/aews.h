@@ -88,7 +88,8 @@ typedef struct {
     uint8_t opcode;
     int32_t code;
     /* `len` bytes. Where `size` is 0 they belong to the connection, and are valid until the next call
-     * with that connection other than aews_conn_is_reading, _is_writable, _has_input or _was_clean.
+     * with that connection other than aews_conn_is_reading, _is_writable, _has_input, _buffered
+     * or _was_clean.
      * Otherwise they are a block of `size` bytes from malloc that belongs to the event, with a NUL and
      * room for one byte more behind them. */
     uint8_t *data;
@@ -166,6 +167,9 @@ int aews_conn_is_writable(const aews_conn *conn);
 /* 1 where aews_conn_next_event may have more: something is still to be told, or bytes have arrived that
  * it has not looked at yet. */
 int aews_conn_has_input(const aews_conn *conn);
+
+/* How many bytes have arrived that aews_conn_next_event has not looked at yet. */
+size_t aews_conn_buffered(const aews_conn *conn);
 
 /* 1 where Close frames have gone both ways and the connection has not failed. */
 int aews_conn_was_clean(const aews_conn *conn);

@@ -25,7 +25,9 @@ pub enum Received {
 pub fn receive(connection: &mut Connection, fd: RawFd) -> Result<Received> {
     let target = connection.read_into();
     let buffered = target.buffer.len();
-    target.buffer.reserve(BUFFER_LEN - buffered.min(BUFFER_LEN - 1));
+    if target.buffer.capacity() - buffered < BUFFER_LEN / 8 {
+        target.buffer.reserve(BUFFER_LEN);
+    }
     let spare = target.buffer.spare_capacity_mut();
     let rest = libc::iovec { iov_base: spare.as_mut_ptr().cast(), iov_len: spare.len() };
     let (block, missing) = target.direct.unzip();

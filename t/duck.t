@@ -99,6 +99,15 @@ sub on_duck {
     return ($CONNECTION->new(handle => $duck, @options), $duck);
 }
 
+# Returns when the event loop was idle: from then on what comes is delivered at once.
+sub make_ready {
+    my ($duck) = @_;
+    $duck->feed(frame(opcode => 9));
+    run_until { length $duck->{written} } 'the answer to a Ping';
+    $duck->{written} = '';
+    return;
+}
+
 # What a connection tells the program, in order.
 sub history {
     my ($connection) = @_;
@@ -276,7 +285,7 @@ for my $class ('Duck', 'DestroyedDuck') {
     subtest "$kind: byte by byte (C21)" => sub {
         my ($connection, $duck) = on_duck($class);
         my $history = history($connection);
-        settle();
+        make_ready($duck);
         my $bytes = frame(payload => 'one') . frame(fin => 0, payload => 't') . frame(opcode => 9, payload => 'p');
         $bytes .= frame(opcode => 0, payload => 'wo') . close_frame(4321, "r\xC3\xA9ason");
         $duck->feed($_) for split //, $bytes;
@@ -291,7 +300,7 @@ for my $class ('Duck', 'DestroyedDuck') {
         my ($connection, $duck) = on_duck($class);
         ref_is $connection->send('before the event loop'), $connection, 'send returns the connection';
         is written($duck), ['before the event loop'], 'is written at once';
-        settle();
+        make_ready($duck);
         $connection->send('')->send('0')->send("\x{20AC}")->send('b' x (2 * $MIB));
         is [map { length > 20 ? length : $_ } @{ written($duck) }], ['', '0', "\xE2\x82\xAC", 2 * $MIB],
             'whole, in order';
@@ -313,7 +322,7 @@ for my $class ('Duck', 'DestroyedDuck') {
     subtest "$kind: replies from callbacks (C21)" => sub {
         my ($connection, $duck) = on_duck($class);
         $connection->on(each_message => sub { $_[0]->send('re: ' . $_[1]->body) });
-        settle();
+        make_ready($duck);
         $duck->feed(join '', map { frame(payload => $_) } 1 .. 50);
         is written($duck), [map { "re: $_" } 1 .. 50], 'are all written when feeding is done';
     };
@@ -334,7 +343,7 @@ for my $class ('Duck', 'DestroyedDuck') {
     subtest "$kind: an error (C19, C21)" => sub {
         my ($connection, $duck) = on_duck($class);
         my $history = history($connection);
-        settle();
+        make_ready($duck);
         $duck->{on_error}->($duck, 1, 'it broke');
         is $history, [[finish => 'it broke']], 'finish gets the text';
         is $connection->close_error, 'it broke', 'so does close_error';
@@ -345,7 +354,7 @@ for my $class ('Duck', 'DestroyedDuck') {
     subtest "$kind: a frame over the limit, and a callback that dies (C15, C16, C21)" => sub {
         my ($connection, $duck) = on_duck($class, max_payload_size => 10);
         my $history = history($connection);
-        settle();
+        make_ready($duck);
         $duck->feed(frame(payload => 'fits') . substr frame(payload => 'x' x 11), 0, 2);
         like $history, ['fits', [parse_error => qr/^Payload is too big/]], 'parse_error at its header';
         like written($duck), [qr/^\x03\xF1/], 'Close 1009 is written';
@@ -354,7 +363,7 @@ for my $class ('Duck', 'DestroyedDuck') {
         ($connection, $duck) = on_duck($class);
         $connection->on(each_message => sub { die "out\n" });
         $history = history($connection);
-        settle();
+        make_ready($duck);
         ok lives { $duck->feed(frame(payload => 'm')) }, 'the exception does not come out of on_read';
         is $history, [[parse_error => "out\n"]], 'parse_error gets it';
         like written($duck), [qr/^\x03\xF3/], 'Close 1011 is written';
@@ -363,7 +372,7 @@ for my $class ('Duck', 'DestroyedDuck') {
     subtest "$kind: the connection is dropped (D3, C21)" => sub {
         my ($connection, $duck) = on_duck($class);
         my $history = history($connection);
-        settle();
+        make_ready($duck);
         undef $connection;
         is written($duck), [pack 'n', 1000], 'Close is written';
         is $duck->{shutdowns}, 1, 'push_shutdown was called';
@@ -388,7 +397,7 @@ for my $class ('Duck', 'DestroyedDuck') {
             push @bodies, $_[1]->body;
             $duck->destroy if $_[1]->body eq '1';
         });
-        settle();
+        make_ready($duck);
         ok lives { $duck->feed(join '', map { frame(payload => $_) } 1 .. 3) }, 'does no harm';
         # There is no way to know it of an object without the method.
         is \@bodies, $class eq 'Duck' ? [1 .. 3] : [1], 'messages end where destroyed says so';
@@ -413,10 +422,10 @@ subtest 'two objects that feed each other inside push_write (C14, C21)' => sub {
             $connection->send($message->body + 1) if $message->body < 300;
         });
     }
-    settle();
     my @warnings;
     local $SIG{__WARN__} = sub { push @warnings, @_ };
     $connections[0]->send(1);
+    run_until { @{ $history[0] } + @{ $history[1] } >= 300 } 'the messages';
     is $history[1], [grep { $_ % 2 } 1 .. 300],  'one gets the odd numbers in order';
     is $history[0], [grep { !($_ % 2) } 1 .. 300], 'the other the even';
     is \@warnings, [], 'without deep recursion';
@@ -441,7 +450,7 @@ for my $fh (sort keys %unusable) {
         my $duck       = DuckWithFh->new(fh => $unusable{$fh});
         my $connection = $CONNECTION->new(handle => $duck);
         my $history    = history($connection);
-        settle();
+        make_ready($duck);
         $duck->feed(frame(payload => 'in'));
         $connection->send('out');
         is $history, ['in'], 'receiving works';
@@ -491,7 +500,7 @@ subtest 'a push_write that dies (C21)' => sub {
         sub push_write { my ($self) = @_; die "no write\n" if $self->{broken}; return Duck::push_write(@_) }
     }
     my ($connection, $duck) = on_duck('BrokenDuck');
-    settle();
+    make_ready($duck);
     $duck->{broken} = 1;
     like dies { $connection->send('x') }, qr/^no write$/m, 'the program gets the exception';
     $duck->{broken} = 0;
@@ -508,7 +517,7 @@ subtest 'a push_write that dies (C21)' => sub {
 subtest "the bytes in {rbuf} are the program's, too (C21)" => sub {
     my ($connection, $duck) = on_duck('Duck');
     my $history = history($connection);
-    settle();
+    make_ready($duck);
     my $bytes = frame(payload => 'masked and long enough to be shared' x 60, mask => 'wxyz');
     my $kept  = $bytes;
     my $same  = join '', split //, $bytes;

@@ -4,7 +4,9 @@ use strict;
 use warnings;
 use lib 't/lib';
 use List::Util ();
+use POSIX ();
 use Scalar::Util qw(refaddr weaken);
+use Socket ();
 use Test2::V0;
 use Peer qw(connection_and_peer connection_through_handle frame close_frame parse_frames read_frames read_until_eof run_until settle);
 

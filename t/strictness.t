@@ -6,7 +6,7 @@ use lib 't/lib';
 use Test2::V0;
 use Peer qw(
     connection_and_peer connection_through_handle frame close_frame parse_frames read_until_eof run_until settle
-    record trickle
+    record trickle trickle_all
 );
 
 use AnyEvent::WebSocket::Connection;
@@ -59,7 +59,7 @@ my @forbidden = (
     ['the top bit set, without a limit', frame(length => 1 << 63, length_bytes => 8), 1002, qr/length.*most significant bit/i, {max_payload_size => 0}],
     ['the top bit set, and a small limit', frame(length => 1 << 63, length_bytes => 8), 1002, qr/length.*most significant bit/i, {max_payload_size => 10}],
     (map { ["$_ bytes with a length of 2", frame(length_bytes => 2, payload => 'x' x $_), 1002, qr/length $_ .*shortest/i] } 0, 1, 125),
-    (map { ["$_ bytes with a length of 8", masked(length_bytes => 8, payload => 'x' x $_), 1002, qr/length $_ .*shortest/i] } 0, 125, 126, 65_535),
+    (map { ["$_ bytes with a length of 8", masked(length_bytes => 8, length => $_), 1002, qr/length $_ .*shortest/i] } 0, 125, 126, 65_535),
     ['a ping with a length of 2', frame(opcode => 9, length_bytes => 2, payload => 'p'), 1002, qr/length|control/i],
 
     ['a Close with a body of 1 byte', frame(opcode => 8, payload => "\x03"), 1002, qr/close.*\b1 byte/i],
@@ -121,7 +121,9 @@ for my $cut ("\xC3", "\xE2", "\xE2\x98", "\xF0", "\xF0\x9F", "\xF0\x9F\x98", "x"
 # Whole and in one read, or byte by byte; past the handle, or through it.
 for my $way (sort keys %PAIR) {
     for my $feeding ('in one read', 'byte by byte') {
-        my @cases = map { start_case($_, $PAIR{$way}, $feeding) } @forbidden;
+        my @cases = map { start_case($_, $PAIR{$way}) } @forbidden;
+        if ($feeding eq 'byte by byte') { trickle_all(1, map { [@$_{qw(connection peer bytes)}] } @cases) }
+        else                            { syswrite $_->{peer}, $_->{bytes} for @cases }
         run_until { !grep { !$_->{eof} && !read_more($_) } @cases } 'the ends';
         close $_->{peer} for @cases;
         run_until { !grep { !@{ $_->{record}{finish} } } @cases } 'finish';
@@ -131,7 +133,7 @@ for my $way (sort keys %PAIR) {
 }
 
 sub start_case {
-    my ($row, $pair, $feeding) = @_;
+    my ($row, $pair) = @_;
     my ($name, $bytes, $code, $text, $options) = @$row;
     my %options = %{ $options || {} };
     my %case    = (name => $name, code => $code, text => $text, eof => 0, wire => '');
@@ -147,8 +149,7 @@ sub start_case {
         $case{close_code_at_error} = $connection->close_code;
         $connection->send('not sent any more');
     });
-    my $all = $before . $bytes . masked(payload => 'after') . frame(payload => 'after') . frame(opcode => 9) . close_frame(3001);
-    $feeding eq 'byte by byte' ? trickle($connection, $peer, $all) : syswrite $peer, $all;
+    $case{bytes} = $before . $bytes . masked(payload => 'after') . frame(payload => 'after') . frame(opcode => 9) . close_frame(3001);
     return \%case;
 }
 

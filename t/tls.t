@@ -168,6 +168,41 @@ for my $role ('accept', 'connect') {
         is $history, ['first', 'second' x 30], 'are put together';
     };
 
+    subtest "$role: made inside the handle's push_read, as servers and clients do (C13, C21)" => sub {
+        my ($ours, $theirs) = socket_pair();
+        my $handle = tls_handle($ours, $role);
+        my $peer   = peer($theirs, $OTHER{$role});
+        my ($connection, $history);
+        $handle->push_read(regex => qr/\r\n\r\n/, sub {
+            $connection = $CONNECTION->new(handle => $_[0], @masked);
+            $history    = history($connection);
+            $connection->send('welcome');
+        });
+        my $frames = join '', map { frame(payload => "$_", @mask) } 1 .. 3;
+        $peer->{handle}->push_write("Upgrade: websocket\r\n\r\n" . substr $frames, 0, -1);
+        is await_frames($peer, 1), ['welcome'], 'what it sends at once arrives';
+        run_until { @$history == 2 } 'the messages';
+        $peer->{handle}->push_write(substr $frames, -1);
+        run_until { @$history == 3 } 'the last message';
+        is $history, [1 .. 3], 'what was read already is delivered, and what follows';
+    };
+
+    subtest "$role: a handle at EOF (C13, C21)" => sub {
+        my ($ours, $theirs) = socket_pair();
+        my $eof;
+        my $handle = tls_handle($ours, $role, on_eof => sub { $eof = 1 }, on_error => sub { die $_[2] });
+        my $peer   = peer($theirs, $OTHER{$role});
+        $peer->{handle}->push_write(join '', map { frame(payload => "$_", @mask) } 1 .. 3);
+        $peer->{handle}->on_drain(sub {
+            shutdown $_[0]{fh}, 1 if !length $_[0]{_tls_wbuf} && !length $_[0]{wbuf};
+        });
+        run_until { $handle->start_read if !$eof; $eof } 'EOF at the handle';
+        my $connection = $CONNECTION->new(handle => $handle, @masked);
+        my $history    = history($connection);
+        run_until { finished($history) } 'finish';
+        is $history, [1 .. 3, [finish => undef]], 'what it holds is delivered, then finish';
+    };
+
     subtest "$role: close during the TLS handshake loses nothing (C17, C21)" => sub {
         my ($connection, $peer) = connection_and_tls_peer($role, @masked);
         ok length $connection->handle->{_tls_wbuf} || !$connection->handle->{_on_starttls}, 'nothing is sent yet';

@@ -17,6 +17,8 @@
 #define CORK_LEN 65536
 /* Payloads from this size on are worth a system call rather than a copy. */
 #define CORK_PAYLOAD_LEN 16384
+/* How much is read while a callback holds up the delivery, before reading is paused. */
+#define READ_AHEAD_LEN (1 << 20)
 /* What wbuf may keep for the next time. */
 #define WBUF_KEPT_LEN 4096
 
@@ -183,7 +185,7 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
             hand_over(aTHX_ s);
             return;
         }
-        if (s->dispatching || !s->ready) {
+        if (!s->ready || (s->dispatching && aews_conn_buffered(s->core) >= READ_AHEAD_LEN)) {
             /* What arrives waits in the socket, and the loop must not spin on it (compat C22). */
             call_perl(aTHX_ "park", s->handle, NULL, NULL, 0);
             return;

@@ -134,6 +134,11 @@ impl Connection {
         self.failure.is_some() || self.is_reading() && self.receiver.has_input()
     }
 
+    /// How many bytes have arrived that `next_event` has not looked at yet.
+    pub fn buffered(&self) -> usize {
+        self.receiver.buffered()
+    }
+
     /// The next thing that happened, in the order of the wire; `None` where more bytes are needed.
     ///
     /// A Ping has been answered and a Close frame too when they are told (the answers are in the

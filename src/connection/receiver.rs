@@ -87,8 +87,12 @@ impl Receiver {
         self.buffer().extend_from_slice(bytes);
     }
 
+    pub fn buffered(&self) -> usize {
+        self.input.len() - self.input_at
+    }
+
     pub fn has_input(&self) -> bool {
-        self.input_at < self.input.len() || self.message.as_ref().is_some_and(|m| m.unsettled() > 0)
+        self.buffered() > 0 || self.message.as_ref().is_some_and(|m| m.unsettled() > 0)
     }
 
     pub fn read_into(&mut self) -> ReadInto<'_> {

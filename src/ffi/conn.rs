@@ -123,6 +123,15 @@ state_fn!(aews_conn_has_input, has_input);
 state_fn!(aews_conn_was_clean, was_clean);
 
 ffi_fn! {
+    fn aews_conn_buffered(conn: *const aews_conn) -> usize,
+    check(conn) else 0,
+    {
+        // SAFETY: the caller's connection.
+        unsafe { Conn::from_const_ptr(conn) }.map_or(0, |conn| conn.connection.buffered())
+    }
+}
+
+ffi_fn! {
     fn aews_conn_send(
         conn: *mut aews_conn,
         opcode: u8,

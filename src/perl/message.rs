@@ -4,8 +4,8 @@ use std::ffi::c_int;
 use std::ptr;
 
 use libperl_sys::thx::{
-    Perl_hv_common, Perl_newHV, Perl_newRV_noinc, Perl_newSV, Perl_newSViv, Perl_newSVpvn,
-    Perl_sv_bless, Perl_sv_usepvn_flags,
+    Perl_hv_common, Perl_newHV, Perl_newRV, Perl_newSV, Perl_newSViv, Perl_newSVpvn, Perl_sv_bless,
+    Perl_sv_usepvn_flags,
 };
 use libperl_sys::{
     HV, HV_FETCH_ISSTORE, HV_FETCH_JUST_SV, PerlInterpreter, SV, SV_HAS_TRAILING_NUL, xpv,
@@ -48,7 +48,9 @@ pub unsafe extern "C" fn aews_perl_message(
         for (key, value) in [(class.body_key, body), (class.opcode_key, opcode)] {
             store(my_perl, hash, key, value);
         }
-        let message = Perl_newRV_noinc(my_perl, hash.cast());
+        // Not Perl_newRV, which is an inline function without a symbol in later perls.
+        let message = Perl_newRV(my_perl, hash.cast());
+        (*hash).sv_refcnt -= 1;
         Perl_sv_bless(my_perl, message, class.stash)
     }
 }

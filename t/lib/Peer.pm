@@ -215,19 +215,22 @@ sub connection_through_handle {
 # read the one before; stops where its socket is closed.
 sub trickle {
     my ($connection, $socket, $bytes, $size) = @_;
+    return trickle_all($size || 1, [$connection, $socket, $bytes]);
+}
+
+# The same for several connections at once, given as arrays of connection, socket and bytes.
+sub trickle_all {
+    my ($size, @all) = @_;
     require IO::Select;
-    for my $piece (unpack '(a' . ($size || 1) . ')*', $bytes) {
-        my $ours = $connection->handle->fh or return 0;
-        syswrite $socket, $piece or return 0;
-        my $readable = IO::Select->new($ours);
-        my $turns    = 0;
-        while (fileno $ours && $readable->can_read(0)) {
+    my @left = map { [@$_[0, 1], [unpack "(a$size)*", $_->[2]]] } @all;
+    while (@left = grep { @{ $_->[2] } && $_->[0]->handle->fh && syswrite $_->[1], shift @{ $_->[2] } } @left) {
+        my $turns = 0;
+        while (IO::Select->new(grep { $_ && fileno $_ } map { $_->[0]->handle->fh } @left)->can_read(0)) {
             croak 'the connection does not read' if $turns++ > 5_000;
             # Not always 0: with a timer that is due the loop is not idle, which a new connection waits for.
-            run_for($turns % 2 ? 0 : 0.0003);
+            run_for($turns % 2 ? 0 : $turns < 9 ? 0.0003 : 0.003);
         }
     }
-    return 1;
 }
 
 # Long enough for everything that is already under way on loopback.

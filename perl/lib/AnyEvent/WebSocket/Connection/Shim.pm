@@ -56,7 +56,7 @@ sub hand_over {
 
 sub at_eof {
     my ($handle) = @_;
-    delete $handle->{_rw};
+    stop(delete $handle->{_rw});
     $handle->{_eof} = 1;
     $handle->_drain_rbuf;
 }
@@ -71,6 +71,8 @@ sub park {
 
 sub stop {
     my ($watcher) = @_;
+    # AnyEvent::Strict wraps watchers.
+    ($watcher) = grep { blessed $_ } reverse @$watcher if ref $watcher eq 'AnyEvent::Strict::io';
     $watcher->stop if blessed $watcher && $watcher->isa('EV::Watcher');
 }
 
