@@ -92,8 +92,8 @@ sub descriptor_is_free {
     my $bytes = frame(payload => 'for somebody else');
     syswrite $other, $bytes;
     my $cpu = Time::HiRes::clock();
-    run_for(0.06);
-    cmp_ok Time::HiRes::clock() - $cpu, '<', 0.03, "$name: no watcher spins on the one that has its number now";
+    run_for(0.03);
+    cmp_ok Time::HiRes::clock() - $cpu, '<', 0.01, "$name: no watcher spins on the one that has its number now";
     AnyEvent::fh_unblock($end);
     sysread $end, my $got, 1000;
     is $got, $bytes, "$name: nor reads from it";
@@ -342,8 +342,8 @@ subtest 'dropped while the program keeps the handle (D3)' => sub {
     is rest_of($peer), [$CLOSE], 'Close 1000 and EOF';
     syswrite $peer, frame(payload => 'nobody home') x 100;
     my $cpu = Time::HiRes::clock();
-    run_for(0.06);
-    cmp_ok Time::HiRes::clock() - $cpu, '<', 0.03, 'what arrives then does not make the loop spin';
+    run_for(0.03);
+    cmp_ok Time::HiRes::clock() - $cpu, '<', 0.01, 'what arrives then does not make the loop spin';
     close $peer;
     run_for(0.06);
     is $record, { messages => [], parse_errors => [], finish => [] }, 'no callback runs';
@@ -695,14 +695,18 @@ subtest 'objects go when they are done with' => sub {
     is [grep { defined $$_ } @weak], [], 'then it goes, with its handle';
 };
 
-# What a program prints and how it ends, and what its peer gets.
-sub outcome_of {
-    my ($code) = @_;
-    my ($peer, $wait) = start_program($code);
-    syswrite $peer, frame(payload => 'go');
-    my $bytes = read_until_eof($peer);
-    my ($status, $output) = $wait->();
-    return ($bytes, $status, $output);
+# What programs print and how they end, and what their peers get, by name. They run at the same time.
+sub outcomes_of {
+    my ($code_of) = @_;
+    my %program = map { $_ => [start_program($code_of->{$_})] } keys %$code_of;
+    syswrite $program{$_}[0], frame(payload => 'go') for keys %program;
+    my %outcome;
+    for my $name (keys %program) {
+        my ($peer, $wait) = @{ $program{$name} };
+        my $bytes = read_until_eof($peer);
+        $outcome{$name} = [$bytes, $wait->()];
+    }
+    return \%outcome;
 }
 
 subtest 'the end of the program (D3)' => sub {
@@ -733,9 +737,10 @@ subtest 'the end of the program (D3)' => sub {
             [0, '', "our \$c = $connect; \$c->send('up'); sub Late::DESTROY { \$c->send('late'); \$c->close }"
                 . q( our $late = bless [], 'Late'; our $cycle = [bless [], 'Late']; push @$cycle, $cycle;)],
     );
+    my $outcomes = outcomes_of({ map { $_ => $program{$_}[2] } keys %program });
     for my $name (sort keys %program) {
-        my ($code, $output, $program) = @{ $program{$name} };
-        my ($bytes, $status, $printed) = outcome_of($program);
+        my ($code, $output) = @{ $program{$name} };
+        my ($bytes, $status, $printed) = @{ $outcomes->{$name} };
         is frames_of($bytes), [[1, 'up'], [8, close_body(1001, '')]], "$name: Close 1001";
         is $status, $code << 8, "$name: the exit code is that of the program";
         is $printed, $output, "$name: no callback, no warning";
@@ -753,9 +758,10 @@ subtest 'the end of the program, where no Close is due (D3)' => sub {
         'dropped before'   => [[$CLOSE], "$connect undef \$c; settle()"],
         'dropped in END'   => [[$CLOSE], "$connect END { undef \$c }"],
     );
+    my $outcomes = outcomes_of({ map { $_ => $program{$_}[1] } keys %program });
     for my $name (sort keys %program) {
-        my ($expected, $program) = @{ $program{$name} };
-        my ($bytes, $status, $printed) = outcome_of($program);
+        my ($expected) = @{ $program{$name} };
+        my ($bytes, $status, $printed) = @{ $outcomes->{$name} };
         is frames_of($bytes), $expected, "$name: nothing more is sent";
         is [$status, $printed], [0, ''], "$name: a quiet end";
     }

@@ -667,6 +667,28 @@ for my $when ('at once', 'later') {
     };
 }
 
+subtest 'bytes stay in the read buffer while on_read is taken away (C20)' => sub {
+    my ($connection, $peer) = connection_and_peer();
+    my $history = history($connection);
+    my $handle  = $connection->handle;
+    my $ours    = $handle->{on_read};
+    $handle->on_read(undef);
+    $handle->stop_read;
+    $handle->start_read;
+    syswrite $peer, frame(payload => 'held');
+    run_until { length($handle->{rbuf} // '') || @$history } 'bytes';
+    # Also over the moment in which the event loop is idle first.
+    my $idle;
+    my $watcher = AE::idle sub { $idle = 1 };
+    run_until { $idle } 'the event loop to be idle';
+    settle();
+    is $history, [], 'nothing is delivered meanwhile';
+    is $handle->{rbuf}, frame(payload => 'held'), 'the program sees them';
+    $handle->on_read($ours);
+    run_until { @$history } 'the message';
+    is $history, ['held'], 'then they are delivered';
+};
+
 subtest 'an on_error of the program gets the error (C20)' => sub {
     my ($connection, $peer) = connection_and_peer(tcp => 1);
     my $history = history($connection);

@@ -242,15 +242,18 @@ push @allowed, ['binary need not be UTF-8', join('', map { frame(opcode => 2, pa
 
 for my $way (sort keys %PAIR) {
     subtest "what is just allowed, $way (D1)" => sub {
-        for my $case (@allowed) {
-            my ($name, $bytes, $messages, $options) = @$case;
+        my @cases = map {
+            my ($name, $bytes, $messages, $options) = @$_;
             my ($connection, $peer) = $PAIR{$way}->(%{ $options || {} });
-            my $record = record($connection);
-            trickle($connection, $peer, $bytes, length $bytes > 500 ? 5000 : 1);
-            shutdown $peer, 1;
-            run_until { @{ $record->{finish} } } 'finish';
-            ok join('|', @{ $record->{messages} }) eq join('|', @$messages), $name;
-            is $record->{parse_errors}, [], 'no error';
+            {name => $name, trickle => [$connection, $peer, $bytes], messages => $messages, record => record($connection)};
+        } @allowed;
+        trickle_all(1,     map { $_->{trickle} } grep { length $_->{trickle}[2] <= 500 } @cases);
+        trickle_all(5_000, map { $_->{trickle} } grep { length $_->{trickle}[2] > 500 } @cases);
+        shutdown $_->{trickle}[1], 1 for @cases;
+        run_until { !grep { !@{ $_->{record}{finish} } } @cases } 'finish';
+        for my $case (@cases) {
+            ok join('|', @{ $case->{record}{messages} }) eq join('|', @{ $case->{messages} }), $case->{name};
+            is $case->{record}{parse_errors}, [], 'no error';
         }
     };
 }

@@ -197,7 +197,10 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
             touch(aTHX_ s, TRUE);
             break;
         case AEWS_EOF:
-            call_perl(aTHX_ "at_eof", s->handle, NULL, NULL, 0);
+            /* That what was sent before could not be delivered is the more important news. */
+            transport_flush(aTHX_ s);
+            if (is_plain(aTHX_ handle_hash(s)))
+                call_perl(aTHX_ "at_eof", s->handle, NULL, NULL, 0);
             return;
         case AEWS_ERR_IO:
             handle_error(aTHX_ s, errno);

@@ -18,7 +18,7 @@ our @EXPORT_OK = qw(
     frame close_frame parse_frames read_frames read_until_eof write_all
     run_until run_for settle
     record start_program program_socket nested
-    connection_through_handle trickle receive_frames
+    connection_through_handle trickle trickle_all receive_frames
 );
 
 our %EXPORT_TAGS = (all => \@EXPORT_OK);
@@ -187,8 +187,12 @@ sub start_program {
         return ($status, join '', readline $output);
     };
     require IO::Select;
-    my $ready = IO::Select->new($listener)->can_read($TIMEOUT);
-    my $theirs = $ready ? $listener->accept : undef;
+    # A program that ends meanwhile interrupts this.
+    my $deadline = AE::time + $TIMEOUT;
+    my $theirs;
+    until ($theirs || AE::time > $deadline) {
+        $theirs = $listener->accept if IO::Select->new($listener)->can_read($TIMEOUT);
+    }
     die 'no connection from the program: ' . ($wait->())[1] unless $theirs;
     AnyEvent::fh_unblock($theirs);
     return ($theirs, $wait);

@@ -111,3 +111,318 @@ sub close {
 END { AnyEvent::WebSocket::Connection::Shim::at_exit() }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+AnyEvent::WebSocket::Connection - a WebSocket connection for AnyEvent, with its core in Rust
+
+=head1 SYNOPSIS
+
+ use strict;
+ use warnings;
+ use AnyEvent;
+ use AnyEvent::Handle;
+ use AnyEvent::WebSocket::Connection;
+ use Socket;
+
+ # Two ends of a socket; real programs have done the opening handshake by now.
+ socketpair my $here, my $there, AF_UNIX, SOCK_STREAM, PF_UNSPEC or die $!;
+ my ($client, $server) = map {
+   AnyEvent::WebSocket::Connection->new(
+     handle => AnyEvent::Handle->new(fh => $_->[0]),
+     masked => $_->[1],
+   );
+ } [$here, 1], [$there, 0];
+
+ $server->on(each_message => sub {
+   my ($connection, $message) = @_;
+   $connection->send('you said: ' . $message->body);
+ });
+
+ my $done = AnyEvent->condvar;
+ $client->on(next_message => sub {
+   my ($connection, $message) = @_;
+   print $message->decoded_body, "\n";
+   $connection->close(1000, 'goodbye');
+ });
+ $client->on(finish => sub { $done->send });
+
+ $client->send('hello');
+ $done->recv;
+
+=head1 DESCRIPTION
+
+One side of a WebSocket connection (RFC 6455) after its opening handshake. It takes the place of the class
+of the same name in the distribution AnyEvent-WebSocket-Client 0.55, and behaves like it down to what
+programs have come to lean on; what differs on purpose is under L</COMPATIBILITY>. Programs usually get
+their connections from L<AnyEvent::WebSocket::Client> or L<AnyEvent::WebSocket::Server>.
+
+Register your callbacks as soon as you have the connection. Whatever arrives before the event loop has been
+idle once is kept until then, so that nothing is missed.
+
+Keep a reference to the connection for as long as you want it. The callbacks do not keep it alive, and one
+that is let go of is closed (see L</Dropping a connection>).
+
+=head1 CONSTRUCTOR
+
+=head2 new
+
+ my $connection = AnyEvent::WebSocket::Connection->new(handle => $handle, ...);
+ my $connection = AnyEvent::WebSocket::Connection->new({ handle => $handle, ... });
+
+Takes the attributes below; C<handle> is required. Dies at the caller's line where an argument is missing
+or wrong.
+
+Classes can be derived with C<use parent>, C<use base> and Moo's C<extends>, the latter with attributes,
+C<BUILDARGS> and C<BUILD> of their own.
+
+=head1 ATTRIBUTES
+
+All but the last three are read-only.
+
+=head2 handle
+
+The L<AnyEvent::Handle> to talk over, or an object with its methods. The connection puts its own code in the
+handle's C<on_read>, C<on_error> and C<on_eof>. Whatever else the handle offers goes on working: what is
+given to its C<push_write> leaves in order with our frames, C<on_drain>, C<low_water_mark>, C<wbuf_max>,
+C<autocork>, C<linger> and the timeouts apply, and C<destroy> ends the connection at once and without
+further callbacks.
+
+A plain AnyEvent::Handle on a socket is read and written directly, without a Perl operation in between; a
+handle with TLS, one of a derived class, or another object is used by its methods.
+
+=head2 masked
+
+Boolean, default false. Whether the frames sent are masked, as those of a client have to be. Each has a
+fresh key from the operating system's generator.
+
+=head2 role
+
+C<'client'> or C<'server'>, default undef. Where it is known, frames from the peer that are masked though
+they must not be, or not though they must, fail the connection (RFC 6455 section 5.1).
+
+=head2 subprotocol
+
+String, default undef. The subprotocol that was agreed in the opening handshake. It is only kept here.
+
+=head2 max_payload_size
+
+Integer, bytes. Limit for the payload of one received frame; 0 for none. Default (undef):
+C<$Protocol::WebSocket::Frame::MAX_PAYLOAD_SIZE> if that module is loaded, else 65536. There is no limit for
+what is sent.
+
+=head2 max_fragments
+
+Integer. Limit for the number of frames of one received message; 0 for none. Default (undef):
+C<$Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT> if that module is loaded, else 128.
+
+=head2 validate_utf8
+
+Boolean, default true. Whether received text messages that are not UTF-8 fail the connection. Close reasons
+are always checked.
+
+=head2 close_timeout
+
+Number, seconds, default 30; 0 for none. How long, once a Close frame was sent, to wait for a peer that
+neither closes its side nor sends anything. It is cut off then, and C<finish> gets the text
+C<close timeout>.
+
+=head2 close_code
+
+Integer. The code of the Close frame that the peer sent, as it stands there. Undef where none came, or one
+without a code.
+
+=head2 close_reason
+
+String of characters. The reason in the Close frame that the peer sent; C<''> where it has a code but no
+reason.
+
+=head2 close_error
+
+String. The text of the error that ended the socket; undef where it ended by EOF.
+
+=head1 METHODS
+
+=head2 send
+
+ $connection->send($string);
+ $connection->send($message);
+
+Sends a string as a text message, or an L<AnyEvent::WebSocket::Message> (or any object with methods
+C<opcode> and C<body>) with its opcode. A string that Perl holds as characters (with its UTF-8 flag) is
+encoded as UTF-8; one that it holds as bytes is sent as it is, so that the output of C<encode_json> can be
+sent. Undef is an empty message.
+
+Returns the connection. After the connection was closed by either side nothing is sent, and that is no
+error.
+
+Dies where the argument is a reference to something else, or an opcode is not between 0 and 15. A message
+with opcode 8 is a Close frame with just that body; nothing is sent after it.
+
+=head2 on
+
+ my $cancel = $connection->on(each_message => $callback);
+ $cancel->();
+
+Registers a callback for one of the L</EVENTS>. Returns a code reference that removes it again: each
+registration of the same code for the same event.
+
+Dies with C<unrecongized event: ...> (so spelt since the first release) for any other name.
+
+=head2 close
+
+ $connection->close;
+ $connection->close($code);
+ $connection->close($code, $reason);
+
+Sends a Close frame, and shuts down the write side of the socket once everything is written. Messages of
+the peer are still delivered until its own Close frame or EOF. The code is 1000 by default; the reason is a
+string of characters.
+
+Returns the connection. A second call sends nothing.
+
+Dies where the code may not be sent in a Close frame (RFC 6455 section 7.4), or the reason is longer than
+123 bytes of UTF-8.
+
+=head2 was_clean
+
+ if ($connection->was_clean) { ... }
+
+True once Close frames have gone both ways and the connection has not failed.
+
+=head1 EVENTS
+
+A connection is kept alive while callbacks of its own run. A callback may do anything: send, close, let go
+of the connection, destroy the handle, die, or run the event loop (C<< $condvar->recv >>); in the last case
+the further messages of this connection wait until it has returned.
+
+=head2 next_message
+
+ $connection->on(next_message => sub { my ($connection, $message) = @_; ... });
+
+The next text or binary message, once.
+
+=head2 each_message
+
+ $connection->on(each_message => sub { my ($connection, $message, $cancel) = @_; ... });
+
+Each text or binary message. C<$cancel> is what C<on> returned for this callback. For each message the
+callbacks for C<next_message> come first.
+
+=head2 parse_error
+
+ $connection->on(parse_error => sub { my ($connection, $text) = @_; ... });
+
+The connection has failed: the peer broke the protocol or exceeded a limit, and C<$text> says how; or a
+callback for messages died, and C<$text> is its exception. The peer has been sent a Close frame with code
+1002, 1007, 1009 or 1011. An exception is warned where there is no callback for this.
+
+=head2 finish
+
+ $connection->on(finish => sub { my ($connection, $text) = @_; ... });
+
+The socket has ended, after everything that had arrived was delivered: by EOF (C<$text> is undef) or by an
+error (C<$text> says which). This is told once, and nothing follows it.
+
+Pings are answered, and pongs ignored, without telling the program.
+
+=head1 ERRORS
+
+=over 4
+
+=item *
+
+Mistakes of the program die at the caller's line.
+
+=item *
+
+What the peer does wrong comes to C<parse_error>, then C<finish>.
+
+=item *
+
+What happens to the socket comes to C<finish>.
+
+=item *
+
+An exception in a callback for C<parse_error> or C<finish> goes where the event loop sends it.
+
+=back
+
+=head2 Dropping a connection
+
+An open connection whose last reference goes away does what C<close> does: what is unsent is sent, then
+Close 1000, and the socket closes when the peer has closed its side (or does not within 30 seconds). At the
+end of the program Close 1001 is tried, once and without a word. A process forked from the one that made
+the connection does neither.
+
+A connection that was cloned into another thread has nothing behind it: its methods do nothing.
+
+=head1 COMPATIBILITY
+
+With C<AnyEvent::WebSocket::Connection> 0.55 these are different, on purpose:
+
+=over 4
+
+=item *
+
+RFC 6455 is enforced on what arrives: reserved bits and opcodes, control frames that are fragmented or too
+large, continuations without a start, messages inside of messages, lengths that are not in their shortest
+form, text and close reasons that are not UTF-8, Close frames with codes that must not be sent. The
+connection fails with Close 1002, 1007 or 1009.
+
+=item *
+
+C<close> dies for a code or reason that would make a broken frame.
+
+=item *
+
+Dropping an open connection closes it with a Close frame, rather than just its socket.
+
+=item *
+
+A received Close frame is answered with the same code, and an empty one with an empty one, rather than with
+1000.
+
+=item *
+
+A peer that does not react to our Close frame is cut off after C<close_timeout>.
+
+=item *
+
+Masking keys come from the operating system's generator, and a forked process never repeats those of its
+parent.
+
+=item *
+
+C<< max_fragments => 0 >> means no limit.
+
+=item *
+
+An exception in a callback sends Close 1011, and is warned where nothing listens for C<parse_error>.
+
+=item *
+
+After C<finish> the callbacks are forgotten, so that a connection they refer to can go.
+
+=item *
+
+After C<destroy> of the handle nothing more is delivered, not even of what had been read.
+
+=back
+
+C<was_clean>, C<role>, C<validate_utf8> and C<close_timeout> are new.
+
+=head1 SEE ALSO
+
+L<AnyEvent::WebSocket::Message>, L<AnyEvent::Handle>, L<AnyEvent>, RFC 6455
+
+=head1 COPYRIGHT AND LICENSE
+
+This is free software; you can redistribute it and/or modify it under the same terms as the Perl 5
+programming language system itself.
+
+=cut

@@ -30,3 +30,90 @@ sub decoded_body {
 }
 
 1;
+
+__END__
+
+=encoding UTF-8
+
+=head1 NAME
+
+AnyEvent::WebSocket::Message - a WebSocket message for AnyEvent
+
+=head1 SYNOPSIS
+
+ use strict;
+ use warnings;
+ use AnyEvent::WebSocket::Message;
+
+ my $message = AnyEvent::WebSocket::Message->new(body => "\xE2\x98\xBA", opcode => 1);
+
+ printf "%d bytes, %d character\n", length $message->body, length $message->decoded_body
+   if $message->is_text;
+
+ # $connection->send($message);
+
+=head1 DESCRIPTION
+
+What an L<AnyEvent::WebSocket::Connection> delivers, and what it can be given to send: also a message that it
+delivered, as it is.
+
+A message is a hash with the attributes under their names.
+
+=head1 CONSTRUCTOR
+
+=head2 new
+
+ my $message = AnyEvent::WebSocket::Message->new(body => $bytes);
+ my $message = AnyEvent::WebSocket::Message->new(body => $bytes, opcode => 2);
+
+Takes the attributes, as a list or as a hash reference. Dies where there is no body.
+
+=head1 ATTRIBUTES
+
+Both are read-only.
+
+=head2 body
+
+String, required. The bytes of the message. In a message to be sent it may be characters (with Perl's UTF-8
+flag), which are encoded as UTF-8.
+
+=head2 opcode
+
+Integer, default 1: 1 for text, 2 for binary, 8 for Close, 9 for Ping, 10 for Pong (RFC 6455 section 5.2).
+
+=head1 METHODS
+
+=head2 decoded_body
+
+The body as characters: decoded from UTF-8, with U+FFFD in place of what is not UTF-8.
+
+=head2 is_text
+
+True for a text message (opcode 1).
+
+=head2 is_binary
+
+True for a binary message (opcode 2).
+
+=head2 is_close
+
+True for a Close frame (opcode 8).
+
+=head2 is_ping
+
+True for a Ping (opcode 9).
+
+=head2 is_pong
+
+True for a Pong (opcode 10).
+
+=head1 SEE ALSO
+
+L<AnyEvent::WebSocket::Connection>
+
+=head1 COPYRIGHT AND LICENSE
+
+This is free software; you can redistribute it and/or modify it under the same terms as the Perl 5
+programming language system itself.
+
+=cut
