@@ -57,17 +57,19 @@ pub fn receive(connection: &mut Connection, fd: RawFd) -> Result<Received> {
 /// # Safety
 /// The iovecs cover memory that may be written.
 unsafe fn receive_vectored(fd: RawFd, iovecs: &mut [libc::iovec]) -> Result<usize> {
+    if let [only] = iovecs {
+        // The plain call is the cheaper one, which for a small message counts.
+        // SAFETY: the caller vouches for the iovec; a descriptor that is not open gives an error.
+        return repeat(|| unsafe {
+            libc::recv(fd, only.iov_base, only.iov_len, libc::MSG_DONTWAIT)
+        });
+    }
     // SAFETY: all-zero is a valid `msghdr`: no address, no control data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = iovecs.as_mut_ptr();
     message.msg_iovlen = iovecs.len() as _;
-    loop {
-        // SAFETY: the caller vouches for the iovecs; a descriptor that is not open gives an error.
-        let n = unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) };
-        if let Some(done) = outcome(n) {
-            return done;
-        }
-    }
+    // SAFETY: as above.
+    repeat(|| unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) })
 }
 
 /// Sends the slices, one behind the other, in one system call, and tells how many bytes of them the
@@ -80,33 +82,47 @@ unsafe fn receive_vectored(fd: RawFd, iovecs: &mut [libc::iovec]) -> Result<usiz
 /// # Panics
 /// Where there are more slices.
 pub fn send(fd: RawFd, slices: &[&[u8]]) -> Result<usize> {
+    const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    assert!(slices.len() <= MAX_SLICES, "too many slices");
+    // Small ones are put together and sent by the plain call, which is cheaper.
+    let mut together = [0; TOGETHER_LEN];
+    let total: usize = slices.iter().map(|slice| slice.len()).sum();
+    if total <= TOGETHER_LEN {
+        let mut end = 0;
+        for slice in slices {
+            together[end..end + slice.len()].copy_from_slice(slice);
+            end += slice.len();
+        }
+        // SAFETY: the call only reads the bytes.
+        return repeat(|| unsafe { libc::send(fd, together.as_ptr().cast(), total, FLAGS) });
+    }
     let mut iovecs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MAX_SLICES];
-    for (iovec, slice) in iovecs[..slices.len()].iter_mut().zip(slices) {
+    for (iovec, slice) in iovecs.iter_mut().zip(slices) {
         *iovec = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
     }
     // SAFETY: all-zero is a valid `msghdr`: no address, no control data.
     let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
     message.msg_iov = iovecs.as_mut_ptr();
     message.msg_iovlen = slices.len() as _;
-    loop {
-        // SAFETY: the iovecs cover the slices, which the call only reads.
-        let n = unsafe { libc::sendmsg(fd, &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL) };
-        if let Some(done) = outcome(n) {
-            return done;
-        }
-    }
+    // SAFETY: the iovecs cover the slices, which the call only reads.
+    repeat(|| unsafe { libc::sendmsg(fd, &message, FLAGS) })
 }
 
 /// How many slices [`send`] takes: what is queued, a header and a payload.
 pub const MAX_SLICES: usize = 3;
 
-/// What a system call's result means; `None` to call again.
-fn outcome(result: isize) -> Option<Result<usize>> {
-    match usize::try_from(result) {
-        Ok(n) => Some(Ok(n)),
-        Err(_) => {
-            let error = Error::last_os_error();
-            (error.kind() != ErrorKind::Interrupted).then_some(Err(error))
+/// Up to how many bytes are copied rather than described to the kernel piece by piece.
+const TOGETHER_LEN: usize = 256;
+
+/// Makes a system call, again where a signal has interrupted it.
+fn repeat(mut call: impl FnMut() -> isize) -> Result<usize> {
+    loop {
+        if let Ok(n) = usize::try_from(call()) {
+            return Ok(n);
+        }
+        let error = Error::last_os_error();
+        if error.kind() != ErrorKind::Interrupted {
+            return Err(error);
         }
     }
 }

@@ -92,13 +92,14 @@ bool transport_choose(pTHX_ shim *s) {
 /* What the handle's timeouts go by. A clock that lags by a tick is exact enough for them, and does not
  * cost a call of AE::now for each read and write. */
 static void touch(pTHX_ shim *s, bool reading) {
+    SV *side = s->activity[reading ? 1 : 2];
     struct timespec now;
     NV seconds;
     clock_gettime(CLOCK_REALTIME_COARSE, &now);
     seconds = now.tv_sec + now.tv_nsec * 1e-9;
-    if (s->activity[0]) {
+    if (side && !(SvNOK(side) && SvNVX(side) == seconds)) {
         sv_setnv(s->activity[0], seconds);
-        sv_setnv(s->activity[reading ? 1 : 2], seconds);
+        sv_setnv(side, seconds);
     }
 }
 
