@@ -9,7 +9,7 @@ use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 use Peer qw(
     connection_and_peer connection_pair connection_through_handle frame close_frame parse_frames read_frames
-    read_until_eof run_until run_for settle nested record start_program
+    read_until_eof write_all run_until run_for settle nested record start_program
 );
 use Scalar::Util qw(weaken);
 use Test2::V0;
@@ -138,6 +138,37 @@ subtest 'the loop does not spin while something waits' => sub {
             run_until { defined $used } "$name, $what";
             cmp_ok $used, '<', 0.02, "$name: $what";
         }
+    };
+};
+
+subtest 'a peer that sends without end while a callback runs the loop' => sub {
+    in_each_way {
+        my ($name, $make) = @_;
+        my ($connection, $peer) = $make->();
+        my $message = frame(payload => 'x' x 60_000);
+        my ($unsent, $sent, $refused, $used, $got) = ('', 0, 0, undef, 0);
+        $connection->on(each_message => sub { $got++ });
+        $connection->on(next_message => sub {
+            nested {
+                # Until the socket is full for good, or it is clear that all of it is taken.
+                run_until {
+                    $unsent = $message, $sent++ if !length $unsent;
+                    my $n = syswrite $peer, $unsent;
+                    substr $unsent, 0, $n, '' if $n;
+                    $refused = $n ? 0 : $refused + 1;
+                    $refused > 3 || $sent == 60;
+                };
+                my $cpu = Time::HiRes::clock();
+                run_for(0.06);
+                $used = Time::HiRes::clock() - $cpu;
+            };
+        });
+        syswrite $peer, frame();
+        run_until { defined $used } $name;
+        cmp_ok $used, '<', 0.02, "$name: the loop does not spin";
+        write_all($peer, $unsent);
+        run_until { $got == 1 + $sent } "$name: all messages";
+        is $got, 1 + $sent, "$name: all is delivered";
     };
 };
 

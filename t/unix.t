@@ -33,7 +33,10 @@ sub unix_connections {
         );
     };
     run_until { $client && $server } 'both ends';
-    return ($client, $server);
+    # Moved: some event loop may keep these callbacks for a while.
+    my @connections = ($client, $server);
+    undef $_ for $client, $server;
+    return @connections;
 }
 
 sub history {
