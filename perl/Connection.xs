@@ -103,7 +103,7 @@ CLONE(...)
     context_clone(aTHX);
 
 void
-send(shim *s, SV *message = &PL_sv_undef)
+send(shim *s, SV *message = &PL_sv_undef, ...)
   PREINIT:
     aews_slice payload, head;
     aews_frame frame;
@@ -123,7 +123,7 @@ send(shim *s, SV *message = &PL_sv_undef)
     XSRETURN(1);
 
 SV *
-on(shim *s, SV *event, SV *callback = &PL_sv_undef)
+on(shim *s, SV *event, SV *callback = &PL_sv_undef, ...)
   PREINIT:
     STRLEN len;
     const char *name;
@@ -146,7 +146,7 @@ on(shim *s, SV *event, SV *callback = &PL_sv_undef)
     RETVAL
 
 bool
-was_clean(shim *s)
+was_clean(shim *s, ...)
   CODE:
     RETVAL = s && aews_conn_was_clean(s->core);
   OUTPUT:
@@ -198,7 +198,7 @@ body(SV *self, ...)
     XSRETURN(1);
 
 bool
-is_text(SV *self)
+is_text(SV *self, ...)
   ALIAS:
     is_text = 1
     is_binary = 2
