@@ -1,9 +1,17 @@
 /* What Perl calls: argument checks, and croaking at the caller's line. The work is done in shim/. */
 #include "shim.h"
 
-/* Keeps a connection alive to the end of the statement: what is called may let go of it. */
-static void hold_object(pTHX_ shim *s) {
-    sv_2mortal(SvREFCNT_inc((SV *)s->self));
+/* A reference that keeps a connection alive to the end of the statement: what is called may let go of it,
+ * and free the reference that is the argument. */
+static SV *hold_object(pTHX_ shim *s) {
+    return sv_2mortal(newRV_inc((SV *)s->self));
+}
+
+/* Whether this can be called. */
+static bool is_code(pTHX_ SV *reference) {
+    SV *referent = SvRV(reference);
+    return SvTYPE(referent) == SVt_PVCV ||
+           (SvOBJECT(referent) && gv_fetchmeth(SvSTASH(referent), "(&{}", 4, 0));
 }
 
 /* The octets of a string or body whose magic has been got (compat C5): characters are encoded, octets are left as they are.
@@ -75,6 +83,8 @@ static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
         *payload = octets(aTHX_ message);
         return 1;
     }
+    /* As it is now, whatever its methods or its magic do next. */
+    message = sv_2mortal(newRV_inc(SvRV(message)));
     if (!SvOBJECT(SvRV(message)) || !gv_fetchmethod(SvSTASH(SvRV(message)), "opcode") ||
         !gv_fetchmethod(SvSTASH(SvRV(message)), "body"))
         croak("send takes a string or a message object");
@@ -110,7 +120,7 @@ send(shim *s, SV *message = &PL_sv_undef, ...)
     U8 opcode;
   PPCODE:
     if (s && !s->finished && aews_conn_is_writable(s->core)) {
-        hold_object(aTHX_ s);
+        ST(0) = hold_object(aTHX_ s);
         opcode = message_parts(aTHX_ message, &payload);
         if (aews_conn_begin_frame(s->core, opcode, payload.len, &frame) == AEWS_OK) {
             head.data = frame.header;
@@ -129,12 +139,16 @@ on(shim *s, SV *event, SV *callback = &PL_sv_undef, ...)
     const char *name;
     int number;
   CODE:
+    if (s)
+        hold_object(aTHX_ s);
     SvGETMAGIC(callback);
+    if (SvROK(callback))
+        callback = sv_2mortal(newRV_inc(SvRV(callback)));
     name = SvPV(event, len);
     number = callbacks_event(name, len);
     if (number < 0)
         croak("unrecongized event: %" SVf, SVfARG(event));
-    if (!SvROK(callback) || (SvTYPE(SvRV(callback)) != SVt_PVCV && !SvOBJECT(SvRV(callback))))
+    if (!SvROK(callback) || !is_code(aTHX_ callback))
         croak("the callback for %" SVf " is not a code reference", SVfARG(event));
     if (s) {
         callbacks_add(aTHX_ s, number, callback);
@@ -148,6 +162,8 @@ on(shim *s, SV *event, SV *callback = &PL_sv_undef, ...)
 bool
 was_clean(shim *s, ...)
   CODE:
+    if (items > 1)
+        croak("was_clean is a read-only accessor");
     RETVAL = s && aews_conn_was_clean(s->core);
   OUTPUT:
     RETVAL
@@ -233,7 +249,7 @@ attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_f
     RETVAL
 
 void
-closures(shim *s)
+closures(live_shim *s)
   PREINIT:
     SV *input, *finish, *idle;
   PPCODE:
@@ -247,7 +263,14 @@ closures(shim *s)
     mPUSHs(idle);
 
 bool
-choose_direct(shim *s)
+is_connection(SV *self)
+  CODE:
+    RETVAL = shim_is_there(aTHX_ self);
+  OUTPUT:
+    RETVAL
+
+bool
+choose_direct(live_shim *s)
   CODE:
     RETVAL = transport_choose(aTHX_ s);
   OUTPUT:
@@ -261,27 +284,27 @@ parked()
     RETVAL
 
 void
-keep_idle(shim *s, SV *watcher)
+keep_idle(live_shim *s, SV *watcher)
   CODE:
     SvREFCNT_dec(s->idle);
     s->idle = newSVsv(watcher);
 
 void
-keep_timer(shim *s, SV *watcher)
+keep_timer(live_shim *s, SV *watcher)
   CODE:
     SvREFCNT_dec(s->timer);
     s->timer = SvOK(watcher) ? newSVsv(watcher) : NULL;
     s->received = FALSE;
 
 bool
-has_timer(shim *s)
+has_timer(live_shim *s)
   CODE:
     RETVAL = s->timer != NULL;
   OUTPUT:
     RETVAL
 
 bool
-has_received(shim *s)
+has_received(live_shim *s)
   CODE:
     /* While callbacks run, what the peer sends waits in the socket: it cannot be judged. */
     RETVAL = s->received || s->dispatching;
@@ -296,27 +319,36 @@ close(shim *s, UV code, SV *reason)
   CODE:
     RETVAL = &PL_sv_undef;
     if (s) {
-        hold_object(aTHX_ s);
+        SV *self = hold_object(aTHX_ s);
         octets = SvPVbyte(reason, len);
         if (aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len) == AEWS_ERR_MISUSE) {
             RETVAL = newSVpv(aews_conn_error(s->core), 0);
         } else if (!s->finished) {
             transport_output(aTHX_ s);
-            call_perl(aTHX_ "shut_down", ST(0), NULL, NULL, 0);
+            transport_flush(aTHX_ s);
+            call_perl(aTHX_ "shut_down", self, NULL, NULL, 0);
         }
     }
+  OUTPUT:
+    RETVAL
+
+SV *
+handle(live_shim *s)
+  CODE:
+    /* Ours, whatever the program has done to the one in the object. */
+    RETVAL = newSVsv(s->handle);
   OUTPUT:
     RETVAL
 
 bool
 is_destroyed(shim *s)
   CODE:
-    RETVAL = handle_destroyed(aTHX_ s);
+    RETVAL = !s || handle_destroyed(aTHX_ s);
   OUTPUT:
     RETVAL
 
 bool
-finish(shim *s)
+finish(live_shim *s)
   CODE:
     RETVAL = !s->finished;
     s->finished = TRUE;
@@ -327,7 +359,7 @@ finish(shim *s)
     RETVAL
 
 void
-callbacks(shim *s, const char *event)
+callbacks(live_shim *s, const char *event)
   PREINIT:
     AV *code;
     SSize_t i;
@@ -338,7 +370,7 @@ callbacks(shim *s, const char *event)
         PUSHs(AvARRAY(code)[i]);
 
 void
-forget_callbacks(shim *s)
+forget_callbacks(live_shim *s)
   CODE:
     callbacks_clear(aTHX_ s);
 

@@ -74,6 +74,20 @@ sub check_tap {
     return;
 }
 
+sub slurp {
+    my ($file) = @_;
+    open my $in, '<', $file or die "$file: $!";
+    return join '', readline $in;
+}
+
+subtest 'pair.c calls every function' => sub {
+    my ($header, $pair) = map { slurp("$ROOT/$_") } 'perl/aews.h', 't/c/pair.c';
+    $header =~ s{/\*.*?\*/}{}gs;
+    my @functions = $header =~ /\b(aews_\w+)\(/g;
+    cmp_ok scalar @functions, '>', 20, 'there are functions in the header';
+    is [grep { $pair !~ /\b$_\(/ } @functions], [], 'and none that pair.c does not call';
+};
+
 subtest 'the library is built without Perl' => sub {
     my ($status, $text) = run(
         $cargo, qw(build --release --locked --no-default-features --features ffi),

@@ -8,7 +8,10 @@ use POSIX ();
 use Scalar::Util qw(refaddr weaken);
 use Socket ();
 use Test2::V0;
-use Peer qw(connection_and_peer connection_through_handle frame close_frame parse_frames read_frames read_until_eof run_until settle);
+use Peer qw(
+    connection_and_peer connection_through_handle frame close_frame parse_frames read_frames read_until_eof
+    run_until settle
+);
 
 use AnyEvent::WebSocket::Connection;
 
@@ -318,7 +321,8 @@ subtest 'callbacks are freed with the connection, or when cancelled (C9)' => sub
         }
     }
     $cancel{"$_ cancelled"}->() for qw(each_message next_message parse_error finish);
-    is [grep { defined $weak{$_} } sort keys %weak], [map { "$_ kept" } qw(each_message finish next_message parse_error)],
+    is [grep { defined $weak{$_} } sort keys %weak],
+        [map { "$_ kept" } qw(each_message finish next_message parse_error)],
         'the cancelled ones are gone';
     my @fired;
     $connection->on(each_message => sub { push @fired, 1 });
@@ -393,7 +397,10 @@ subtest 'a destructor that runs when a next_message callback has run (C10)' => s
     my ($connection, $peer) = connection_and_peer();
     my @log;
     {
-        my $guard = Local::Guard->new(sub { push @log, 'destroyed'; $connection->on(next_message => sub { push @log, $_[1]->body }) });
+        my $guard = Local::Guard->new(sub {
+            push @log, 'destroyed';
+            $connection->on(next_message => sub { push @log, $_[1]->body });
+        });
         $connection->on(next_message => sub { push @log, 'first'; $guard });
     }
     deliver($peer, sub { @log >= 3 }, 'a', 'b');
@@ -434,7 +441,8 @@ for my $name (sort keys %abuse) {
             $connection->on(finish => sub { $done = 1 });
             syswrite $peer, frame(payload => 'a') . frame(payload => 'b') . frame(opcode => 3);
             my @frames = parse_frames(my $bytes = read_until_eof($peer));
-            is [map { unpack 'n', $_->{payload} } @frames], [1002], 'the protocol error is answered, and the write side shut';
+            is [map { unpack 'n', $_->{payload} } @frames], [1002],
+                'the protocol error is answered, and the write side shut';
             close $peer;
             run_until { $done } 'finish';
             my %expected = (next_message => 2, each_message => 4, parse_error => 2, finish => 2);
@@ -473,10 +481,14 @@ subtest 'the third argument assigned to does not matter to later messages (C10)'
             my ($connection, $peer, $deliver) = open_connection();
             my (@log, @errors);
             $connection->on(parse_error => sub { push @errors, $_[1] });
-            $connection->on(each_message => sub { push @log, $_[1]->body; $log[-1] eq 'a' ? $_[2] = $value : $_[2]->() });
+            $connection->on(each_message => sub {
+                push @log, $_[1]->body;
+                $log[-1] eq 'a' ? $_[2] = $value : $_[2]->();
+            });
             $connection->on(each_message => sub { }) for 2 .. $callbacks;
             $deliver->(qw(a b c));
-            is \@log, ['a', 'b'], "it still cancels, after it was set to @{[$value // 'undef']}, with $callbacks callbacks";
+            is \@log, ['a', 'b'], "it still cancels, $callbacks callbacks, after it was set to "
+                . ($value // 'undef');
             is \@errors, [];
         }
     }
@@ -510,7 +522,8 @@ subtest 'objects that can be called (C9)' => sub {
     shutdown $peer, 1;
     run_until { $done } 'finish';
     is \@log,
-        [map { ("$_ Local::Callable", "$_ Local::Blessed") } qw(next_message each_message each_message parse_error finish)],
+        [map { ("$_ Local::Callable", "$_ Local::Blessed") } qw(next_message each_message each_message),
+            qw(parse_error finish)],
         'each ran; the cancelled one did not';
     is $cancelled->[0], 0, 'whose overloading was not even asked';
 };

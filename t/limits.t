@@ -79,11 +79,16 @@ on_both_ways 'payloads up to max_payload_size pass (C16)' => sub {
     for my $mask (undef, 'mask') {
         my $name = defined $mask ? 'masked' : 'not masked';
         accepts($pair->(max_payload_size => 10), frame(payload => 'x' x 10, mask => $mask), 10, "10 of 10, $name");
-        refuses($pair->(max_payload_size => 10), frame(payload => 'x' x 11, mask => $mask), too_big(11, 10), "11 of 10, $name");
-        refuses($pair->(max_payload_size => 125), frame(payload => 'x' x 126, mask => $mask), too_big(126, 125), "126 of 125, $name");
-        accepts($pair->(max_payload_size => 70_000), frame(payload => 'x' x 70_000, mask => $mask), 70_000, "70000 of 70000, $name");
-        refuses($pair->(max_payload_size => 70_000), frame(payload => 'x' x 70_001, mask => $mask), too_big(70_001, 70_000), "70001 of 70000, $name");
-        refuses($pair->(max_payload_size => 1), frame(payload => 'xx', mask => $mask), too_big(2, 1), "2 of 1, $name");
+        refuses($pair->(max_payload_size => 10), frame(payload => 'x' x 11, mask => $mask), too_big(11, 10),
+            "11 of 10, $name");
+        refuses($pair->(max_payload_size => 125), frame(payload => 'x' x 126, mask => $mask), too_big(126, 125),
+            "126 of 125, $name");
+        accepts($pair->(max_payload_size => 70_000), frame(payload => 'x' x 70_000, mask => $mask), 70_000,
+            "70000 of 70000, $name");
+        refuses($pair->(max_payload_size => 70_000), frame(payload => 'x' x 70_001, mask => $mask),
+            too_big(70_001, 70_000), "70001 of 70000, $name");
+        refuses($pair->(max_payload_size => 1), frame(payload => 'xx', mask => $mask), too_big(2, 1),
+            "2 of 1, $name");
     }
 };
 
@@ -92,7 +97,8 @@ on_both_ways 'the limit is 65536 where nothing is said (C16)' => sub {
     accepts($pair->(), frame(payload => 'x' x 65_536), 65_536, '65536');
     refuses($pair->(), frame(payload => 'x' x 65_537), too_big(65_537, 65_536), '65537');
     accepts($pair->(max_payload_size => undef), frame(payload => 'x' x 65_536), 65_536, '65536, with undef given');
-    refuses($pair->(max_payload_size => undef), frame(payload => 'x' x 65_537), too_big(65_537, 65_536), '65537, with undef given');
+    refuses($pair->(max_payload_size => undef), frame(payload => 'x' x 65_537), too_big(65_537, 65_536),
+        '65537, with undef given');
 };
 
 on_both_ways 'max_payload_size => 0 is no limit (C16)' => sub {
@@ -101,7 +107,8 @@ on_both_ways 'max_payload_size => 0 is no limit (C16)' => sub {
 };
 
 subtest 'max_payload_size is per frame, not per message (C16)' => sub {
-    my $message = frame(opcode => 2, payload => 'x' x 10, fin => 0) . frame(opcode => 0, payload => 'x' x 10, fin => 0)
+    my $message = frame(opcode => 2, payload => 'x' x 10, fin => 0)
+        . frame(opcode => 0, payload => 'x' x 10, fin => 0)
         . frame(opcode => 0, payload => 'x' x 10);
     accepts(connection_and_peer(max_payload_size => 10), $message, 30, 'each fragment within the limit');
     $message = frame(opcode => 2, payload => 'x', fin => 0) . frame(opcode => 0, payload => 'x' x 11, fin => 0);
@@ -111,7 +118,8 @@ subtest 'max_payload_size is per frame, not per message (C16)' => sub {
 subtest 'sizes as Perl values (C16)' => sub {
     refuses(connection_and_peer(max_payload_size => '10'), frame(payload => 'x' x 11), too_big(11, 10), 'a string');
     accepts(connection_and_peer(max_payload_size => 2**40), frame(payload => 'x' x 70_000), 70_000, '2 ** 40');
-    accepts(connection_and_peer(max_payload_size => 1e30), frame(payload => 'x' x 70_000), 70_000, 'more than there are integers');
+    accepts(connection_and_peer(max_payload_size => 1e30), frame(payload => 'x' x 70_000), 70_000,
+        'more than there are integers');
     my ($connection) = connection_and_peer(max_payload_size => 17, max_fragments => 3);
     is [$connection->max_payload_size, $connection->max_fragments], [17, 3], 'the accessors';
 };
@@ -142,7 +150,8 @@ subtest 'a header that announces much without a limit allocates nothing (C16)' =
         my $record = record($connection);
         my $before = $size->();
         trickle($connection, $peer, header($length) . 'x' x 50);
-        cmp_ok $size->() - $before, '<', 64 * 1024, "$length announced, 50 bytes sent: no more than 64 MiB of address space";
+        cmp_ok $size->() - $before, '<', 64 * 1024,
+            "$length announced, 50 bytes sent: no more than 64 MiB of address space";
         is $record->{parse_errors}, [], 'which is no error';
         close $peer;
         run_until { @{ $record->{finish} } } 'finish';
@@ -185,7 +194,8 @@ on_both_ways 'too many fragments are found at the frame that exceeds (C16)' => s
 
 subtest 'what counts as a fragment (C16)' => sub {
     my $control = frame(opcode => 10) x 2;
-    my $message = join $control, frame(opcode => 2, payload => 'x', fin => 0), frame(opcode => 0, payload => '', fin => 0),
+    my $message = join $control, frame(opcode => 2, payload => 'x', fin => 0),
+        frame(opcode => 0, payload => '', fin => 0),
         frame(opcode => 0, payload => 'x');
     my ($connection, $peer) = connection_and_peer(max_fragments => 3);
     accepts($connection, $peer, $message, 2, 'control frames do not, empty fragments do');
@@ -200,7 +210,8 @@ subtest 'what counts as a fragment (C16)' => sub {
 subtest 'the fragments before the one that exceeds are not delivered, pings among them answered (C12, C16)' => sub {
     my ($connection, $peer) = connection_and_peer(max_fragments => 2);
     my $record = record($connection);
-    syswrite $peer, fragments(2, unfinished => 1) . frame(opcode => 9, payload => 'p') . frame(opcode => 0) . frame(opcode => 9, payload => 'q');
+    syswrite $peer, fragments(2, unfinished => 1) . frame(opcode => 9, payload => 'p') . frame(opcode => 0)
+        . frame(opcode => 9, payload => 'q');
     is read_until_eof($peer), frame(opcode => 10, payload => 'p') . close_frame(1009);
     is $record->{messages}, [];
 };
@@ -274,7 +285,8 @@ for my $bytes (frame(payload => 'x' x 65536), frame(payload => 'x' x 65537), fra
     my $record = record($connection);
     write_all($peer, $bytes);
     run_until { @{ $record->{messages} } || @{ $record->{parse_errors} } };
-    print join(' ', map({ length } @{ $record->{messages} }), map { /^(Payload is too big.*\)|Too many fragments)/g } @{ $record->{parse_errors} }), "\n";
+    print join(' ', map({ length } @{ $record->{messages} }),
+        map { /^(Payload is too big.*\)|Too many fragments)/g } @{ $record->{parse_errors} }), "\n";
 }
 PROGRAM
 

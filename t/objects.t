@@ -343,7 +343,11 @@ subtest 'Moo extends Connection (C2)' => sub {
             return $class->$original(@arguments);
         };
         sub BUILD { my ($self, $arguments) = @_; push @main::built, ['Local::Moo', ref $self, $arguments] }
-        around send => sub { my ($original, $self, $what) = @_; $self->count($self->count + 1); $self->$original("<$what>") };
+        around send => sub {
+            my ($original, $self, $what) = @_;
+            $self->count($self->count + 1);
+            return $self->$original("<$what>");
+        };
 
         package Local::Moo::Child;
         use Moo;

@@ -7,7 +7,7 @@ use Test2::V0;
 use AnyEvent;
 use IO::Select;
 use Peer qw(
-    socket_pair handle_on connection_and_peer connection_through_handle frame close_frame parse_frames
+    socket_pair connection_and_peer connection_through_handle frame close_frame
     read_frames read_until_eof write_all run_until settle record trickle
 );
 
@@ -37,8 +37,10 @@ on_both_ways 'text and binary reach the callbacks as they were sent (C12)' => su
     my @messages;
     $connection->on(each_message => sub { push @messages, $_[1] });
     my @sent = (
-        [1, 'text'], [1, ''], [1, '0'], [1, "caf\xC3\xA9 \xE2\x98\xBA \xF0\x9F\x98\x80"], [1, "\xEF\xBB\xBFwith a mark"],
-        [1, "a\0b"], [2, ''], [2, '0'], [2, $all_bytes], [2, "\xFF"], [2, "caf\xC3\xA9"], [1, 'x' x 125], [1, 'x' x 126],
+        [1, 'text'], [1, ''], [1, '0'], [1, "caf\xC3\xA9 \xE2\x98\xBA \xF0\x9F\x98\x80"],
+            [1, "\xEF\xBB\xBFwith a mark"],
+        [1, "a\0b"], [2, ''], [2, '0'], [2, $all_bytes], [2, "\xFF"], [2, "caf\xC3\xA9"], [1, 'x' x 125],
+            [1, 'x' x 126],
         [2, 'x' x 65535], [2, 'x' x 65536],
     );
     write_all($peer, join '', map { frame(opcode => $_->[0], payload => $_->[1]) } @sent);
@@ -57,7 +59,8 @@ on_both_ways 'a ping is answered with a pong of the same body (C12)' => sub {
     my ($connection, $peer) = shift->();
     my $messages = messages_of($connection);
     my @bodies   = ('', 'ping', "\x00\xFF\x80", '0', 'p' x 125);
-    syswrite $peer, join '', map { frame(opcode => 9, payload => $_), frame(opcode => 9, payload => $_, mask => "\x12\x34\x56\x78") } @bodies;
+    syswrite $peer, join '', map { frame(opcode => 9, payload => $_),
+        frame(opcode => 9, payload => $_, mask => "\x12\x34\x56\x78") } @bodies;
     my @pongs = read_frames($peer, 2 * @bodies);
     is [map { [@$_{qw(opcode fin rsv payload)}] } @pongs], [map { [10, 1, 0, $_], [10, 1, 0, $_] } @bodies];
     is $messages, [], 'no callback hears of it';
@@ -66,7 +69,8 @@ on_both_ways 'a ping is answered with a pong of the same body (C12)' => sub {
 on_both_ways 'a pong is ignored (C12)' => sub {
     my ($connection, $peer) = shift->();
     my $record = record($connection);
-    syswrite $peer, frame(opcode => 10) . frame(opcode => 10, payload => 'unasked') . frame(opcode => 10, payload => "\xFF" x 125)
+    syswrite $peer, frame(opcode => 10) . frame(opcode => 10, payload => 'unasked')
+        . frame(opcode => 10, payload => "\xFF" x 125)
         . frame(payload => 'text');
     run_until { @{ $record->{messages} } } 'the text';
     is $record, {messages => ['text'], parse_errors => [], finish => []};
@@ -100,7 +104,8 @@ on_both_ways 'frames may be masked or not (C12)' => sub {
     my $n = 0;
     for my $length (0 .. 9, 15 .. 18, 31 .. 34, 63 .. 66, 124 .. 130, 1000) {
         my $payload = substr $all_bytes x 4, $n % 256, $length;
-        $bytes .= frame(opcode => 2, payload => $payload, mask => $_) for undef, pack('N', 0x01020304 * (1 + $n++ % 50)), "\0\0\0\0", "\xFF\0\0\xFE";
+        $bytes .= frame(opcode => 2, payload => $payload, mask => $_) for undef,
+            pack('N', 0x01020304 * (1 + $n++ % 50)), "\0\0\0\0", "\xFF\0\0\xFE";
         push @expected, ("2:$payload") x 4;
     }
     write_all($peer, $bytes);
@@ -133,7 +138,8 @@ sub conversation {
         frame(payload => 'last', mask => 'last');
     return (
         $bytes,
-        ['1:first', '1:masked', '1:', '2:' . 'm' x 126, "1:smile \xF0\x9F\x98\x80!", "2:\xFF\x80", '2:' . 'l' x 300, '1:last'],
+        ['1:first', '1:masked', '1:', '2:' . 'm' x 126, "1:smile \xF0\x9F\x98\x80!", "2:\xFF\x80",
+            '2:' . 'l' x 300, '1:last'],
         ['ping 1', 'ping 2', ''],
     );
 }
@@ -147,7 +153,8 @@ on_both_ways 'it does not matter how the bytes are cut (C12, C13)' => sub {
         trickle($connection, $peer, $bytes, $size);
         run_until { @$messages >= @$expected } 'all messages';
         is $messages, $expected, "messages from pieces of $size";
-        is [map { "$_->{opcode}:$_->{payload}" } read_frames($peer, scalar @$pongs)], [map { "10:$_" } @$pongs], 'pongs';
+        is [map { "$_->{opcode}:$_->{payload}" } read_frames($peer, scalar @$pongs)], [map { "10:$_" } @$pongs],
+            'pongs';
     }
 };
 
@@ -216,7 +223,8 @@ on_both_ways 'big messages in many frames (C16)' => sub {
         my $messages = messages_of($connection);
         my @pieces = unpack "(a$size)*", $big;
         my $bytes = join '', map {
-            frame(opcode => $_ ? 0 : 2, fin => $_ == $#pieces, payload => $pieces[$_], mask => $_ % 3 ? pack('N', $_ * 77_777_777) : undef),
+            frame(opcode => $_ ? 0 : 2, fin => $_ == $#pieces, payload => $pieces[$_],
+                mask => $_ % 3 ? pack('N', $_ * 77_777_777) : undef),
                 frame(opcode => 9, payload => $_)
         } 0 .. $#pieces;
         write_all($peer, $bytes);
@@ -268,7 +276,8 @@ for my $class ('AnyEvent::Handle', 'Local::Handle') {
         my ($ours, $theirs) = socket_pair();
         my $called = 0;
         my $connection = AnyEvent::WebSocket::Connection->new(
-            handle => handle_with($ours, frame(payload => 'one') . frame(opcode => 9, payload => 'p') . frame(payload => 'two'), $class));
+            handle => handle_with($ours, frame(payload => 'one') . frame(opcode => 9, payload => 'p')
+                . frame(payload => 'two'), $class));
         my @messages;
         $connection->on(next_message => sub { push @messages, 'next ' . $_[1]->body });
         $connection->on(each_message => sub { push @messages, 'each ' . $_[1]->body });
@@ -286,7 +295,8 @@ for my $class ('AnyEvent::Handle', 'Local::Handle') {
         my $bytes = frame(payload => 'one', mask => 'mask') . frame(payload => 'two' x 50);
         for my $cut (1 .. 12, 40, length($bytes) - 1) {
             my ($ours, $theirs) = socket_pair();
-            my $connection = AnyEvent::WebSocket::Connection->new(handle => handle_with($ours, substr($bytes, 0, $cut), $class));
+            my $connection = AnyEvent::WebSocket::Connection->new(
+                handle => handle_with($ours, substr($bytes, 0, $cut), $class));
             my $messages = messages_of($connection);
             syswrite $theirs, substr $bytes, $cut;
             run_until { @$messages >= 2 } 'the messages';
@@ -298,7 +308,8 @@ for my $class ('AnyEvent::Handle', 'Local::Handle') {
         my ($ours, $theirs) = socket_pair();
         syswrite $theirs, frame(payload => 'two') . frame(payload => 'three');
         close $theirs;
-        my $connection = AnyEvent::WebSocket::Connection->new(handle => handle_with($ours, frame(payload => 'one'), $class));
+        my $connection = AnyEvent::WebSocket::Connection->new(
+            handle => handle_with($ours, frame(payload => 'one'), $class));
         my @log;
         $connection->on(each_message => sub { push @log, $_[1]->body });
         $connection->on(finish => sub { push @log, 'finish' });
@@ -328,7 +339,8 @@ subtest 'a connection made inside a callback of the loop (C13)' => sub {
     syswrite $theirs, frame(payload => 'early');
     my ($connection, $messages);
     my $timer = AE::timer 0, 0, sub {
-        $connection = AnyEvent::WebSocket::Connection->new(handle => handle_with($ours, frame(payload => 'earlier')));
+        $connection = AnyEvent::WebSocket::Connection->new(
+            handle => handle_with($ours, frame(payload => 'earlier')));
         AE::postpone { $messages = messages_of($connection) };
     };
     run_until { $messages && @$messages >= 2 } 'the messages';

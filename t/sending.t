@@ -8,7 +8,7 @@ use JSON::PP ();
 use POSIX ();
 use Test2::V0;
 use Peer qw(
-    socket_pair handle_on connection_and_peer connection_through_handle frame close_frame parse_frames
+    connection_and_peer connection_through_handle frame close_frame parse_frames
     read_frames read_until_eof run_until settle record
 );
 
@@ -62,12 +62,13 @@ subtest 'send neither warns nor changes what it is given (C4)' => sub {
 subtest 'the length is in its shortest form (C5, C6, C7)' => sub {
     for my $masked (0, 1) {
         my ($connection, $peer) = connection_and_peer(masked => $masked);
-        for my $length (0, 1, 2, 3, 4, 5, 124, 125, 126, 127, 128, 255, 256, 4095, 4096, 16383, 16384, 65535, 65536, 65537) {
+        for my $length (0 .. 5, 124 .. 128, 255, 256, 4095, 4096, 16383, 16384, 65535 .. 65537) {
             my $payload = join '', map { chr(33 + ($_ * 7 + $length) % 90) } 1 .. $length;
             $connection->send($payload);
             my $bytes = on_the_wire($peer);
             my ($frame) = parse_frames(my $copy = $bytes);
-            ok $bytes eq frame(payload => $payload, mask => $frame->{key}), "$length bytes" . ($masked ? ', masked' : '');
+            ok $bytes eq frame(payload => $payload, mask => $frame->{key}), "$length bytes"
+                . ($masked ? ', masked' : '');
         }
     }
 };
@@ -174,7 +175,11 @@ subtest 'numbers and false values as bodies (C4)' => sub {
 {
     package Local::Tied;
     sub TIESCALAR { my ($class, @values) = @_; return bless {values => \@values, reads => 0}, $class }
-    sub FETCH { my ($self) = @_; my $value = $self->{values}[$self->{reads}++]; return ref $value eq 'CODE' ? $value->() : $value }
+    sub FETCH {
+        my ($self) = @_;
+        my $value = $self->{values}[$self->{reads}++];
+        return ref $value eq 'CODE' ? $value->() : $value;
+    }
     sub STORE { die 'written to' }
 }
 
@@ -227,7 +232,8 @@ subtest 'magical scalars (C5)' => sub {
         'a constant'                  => [sub { $connection->send($_) for 'constant' }, 'constant'],
         'a glob'                      => [sub { $connection->send(*STDOUT) }, '*main::STDOUT'],
         'a v-string'                  => [sub { $connection->send(v102.111) }, 'fo'],
-        'the name of the class'       => [sub { $connection->send('AnyEvent::WebSocket::Message') }, 'AnyEvent::WebSocket::Message'],
+        'the name of the class'       => [sub { $connection->send('AnyEvent::WebSocket::Message') },
+            'AnyEvent::WebSocket::Message'],
     );
     for my $name (sort keys %sent) {
         my ($send, $payload) = @{ $sent{$name} };
@@ -462,7 +468,8 @@ on_both_ways 'every frame is masked, or none (C7)' => sub {
     my ($pair) = @_;
     for my $masked (0, 1) {
         my ($connection, $peer) = $pair->(masked => $masked);
-        $connection->send('')->send('text')->send(message(body => 'b', opcode => 2))->send(message(body => 'p', opcode => 9));
+        $connection->send('')->send('text');
+        $connection->send(message(body => 'b', opcode => 2))->send(message(body => 'p', opcode => 9));
         syswrite $peer, frame(opcode => 9, payload => 'ping', mask => 'abcd') . close_frame(3000);
         my @frames = parse_frames(my $bytes = read_until_eof($peer));
         is [map { [$_->{opcode}, $_->{payload}, $_->{masked}] } @frames],
@@ -542,7 +549,8 @@ subtest 'a forked child does not repeat the masks of its parent (D7)' => sub {
 on_both_ways 'a ready-made Close is sent as it is, and nothing after it (D2)' => sub {
     my ($pair) = @_;
     my %body = (
-        'a good one' => pack('n a*', 1000, 'bye'), empty => '', 'one byte' => 'x', 'no code for the wire' => pack('n', 1005),
+        'a good one' => pack('n a*', 1000, 'bye'), empty => '', 'one byte' => 'x',
+            'no code for the wire' => pack('n', 1005),
         'a reason that is not UTF-8' => pack('n a*', 1000, "\xFF"), 'a long reason' => pack('n a*', 1000, 'r' x 200),
     );
     for my $name (sort keys %body) {

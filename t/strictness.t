@@ -37,7 +37,8 @@ my @forbidden = (
     ['opcode 3, masked and long', masked(opcode => 3, payload => 'x' x 300), 1002, qr/opcode.*3/i],
     ['opcode 11 inside a fragmented message', frame(fin => 0) . frame(opcode => 11), 1002, qr/opcode.*11/i],
 
-    ['a fragmented ping', frame(opcode => 9, fin => 0, payload => 'p'), 1002, qr/fragment.*control|control.*fragment/i],
+    ['a fragmented ping', frame(opcode => 9, fin => 0, payload => 'p'), 1002,
+        qr/fragment.*control|control.*fragment/i],
     ['a fragmented pong', frame(opcode => 10, fin => 0), 1002, qr/fragment.*control|control.*fragment/i],
     ['a fragmented Close', close_frame(1000, '', fin => 0), 1002, qr/fragment.*control|control.*fragment/i],
     ['a ping of 126 bytes', frame(opcode => 9, payload => 'p' x 126), 1002, qr/control.*126.*125/i],
@@ -46,40 +47,60 @@ my @forbidden = (
     ['the header of a ping of 60000 bytes', frame(opcode => 9, length => 60_000), 1002, qr/control.*60000.*125/i],
 
     ['a continuation at the start', frame(opcode => 0, payload => 'x'), 1002, qr/continuation/i],
-    ['an unfinished continuation at the start', frame(opcode => 0, fin => 0, payload => 'x'), 1002, qr/continuation/i],
-    ['a continuation after a finished message', frame(fin => 0) . frame(opcode => 0) . frame(opcode => 0), 1002, qr/continuation/i,
+    ['an unfinished continuation at the start', frame(opcode => 0, fin => 0, payload => 'x'), 1002,
+        qr/continuation/i],
+    ['a continuation after a finished message', frame(fin => 0) . frame(opcode => 0) . frame(opcode => 0), 1002,
+        qr/continuation/i,
         {before => ['']}],
-    ['text inside a fragmented message', frame(fin => 0, payload => 'x') . frame(payload => 'y'), 1002, qr/inside a fragmented/i],
+    ['text inside a fragmented message', frame(fin => 0, payload => 'x') . frame(payload => 'y'), 1002,
+        qr/inside a fragmented/i],
     ['binary inside a fragmented message', frame(fin => 0) . masked(opcode => 2), 1002, qr/inside a fragmented/i],
-    ['unfinished text inside a fragmented binary message', frame(opcode => 2, fin => 0) . frame(fin => 0), 1002, qr/inside a fragmented/i],
-    ['text inside, after a continuation', frame(fin => 0) . frame(opcode => 0, fin => 0) . frame(), 1002, qr/inside a fragmented/i],
+    ['unfinished text inside a fragmented binary message', frame(opcode => 2, fin => 0) . frame(fin => 0), 1002,
+        qr/inside a fragmented/i],
+    ['text inside, after a continuation', frame(fin => 0) . frame(opcode => 0, fin => 0) . frame(), 1002,
+        qr/inside a fragmented/i],
 
-    ['a length with the top bit set', frame(length => 1 << 63, length_bytes => 8), 1002, qr/length.*most significant bit/i],
-    ['all bits of a length set', masked(opcode => 2, length => ~0, length_bytes => 8), 1002, qr/length.*most significant bit/i],
-    ['the top bit set, without a limit', frame(length => 1 << 63, length_bytes => 8), 1002, qr/length.*most significant bit/i, {max_payload_size => 0}],
-    ['the top bit set, and a small limit', frame(length => 1 << 63, length_bytes => 8), 1002, qr/length.*most significant bit/i, {max_payload_size => 10}],
-    (map { ["$_ bytes with a length of 2", frame(length_bytes => 2, payload => 'x' x $_), 1002, qr/length $_ .*shortest/i] } 0, 1, 125),
-    (map { ["$_ bytes with a length of 8", masked(length_bytes => 8, length => $_), 1002, qr/length $_ .*shortest/i] } 0, 125, 126, 65_535),
+    ['a length with the top bit set', frame(length => 1 << 63, length_bytes => 8), 1002,
+        qr/length.*most significant bit/i],
+    ['all bits of a length set', masked(opcode => 2, length => ~0, length_bytes => 8), 1002,
+        qr/length.*most significant bit/i],
+    ['the top bit set, without a limit', frame(length => 1 << 63, length_bytes => 8), 1002,
+        qr/length.*most significant bit/i, {max_payload_size => 0}],
+    ['the top bit set, and a small limit', frame(length => 1 << 63, length_bytes => 8), 1002,
+        qr/length.*most significant bit/i, {max_payload_size => 10}],
+    (map { ["$_ bytes with a length of 2", frame(length_bytes => 2, payload => 'x' x $_), 1002,
+        qr/length $_ .*shortest/i] } 0, 1, 125),
+    (map { ["$_ bytes with a length of 8", masked(length_bytes => 8, length => $_), 1002,
+        qr/length $_ .*shortest/i] } 0, 125, 126, 65_535),
     ['a ping with a length of 2', frame(opcode => 9, length_bytes => 2, payload => 'p'), 1002, qr/length|control/i],
 
     ['a Close with a body of 1 byte', frame(opcode => 8, payload => "\x03"), 1002, qr/close.*\b1 byte/i],
     ['the same, masked', masked(opcode => 8, payload => '8'), 1002, qr/close.*\b1 byte/i],
-    (map { ["close code $_", close_frame($_, 'r'), 1002, qr/close code $_\b/i, {close_code => $_, close_reason => 'r'}] }
+    (map { ["close code $_", close_frame($_, 'r'), 1002, qr/close code $_\b/i,
+        {close_code => $_, close_reason => 'r'}] }
         0, 1, 999, 1004, 1005, 1006, 1015, 1016, 1100, 1999, 2000, 2999, 5000, 32_768, 65_535),
-    ['close code 1005, masked, no reason', masked(opcode => 8, payload => pack('n', 1005)), 1002, qr/close code 1005\b/i,
+    ['close code 1005, masked, no reason', masked(opcode => 8, payload => pack('n', 1005)), 1002,
+        qr/close code 1005\b/i,
         {close_code => 1005, close_reason => ''}],
-    ['a close reason that is not UTF-8', close_frame(1000, "bad \xFF"), 1007, qr/reason.*UTF-8/i, {close_code => 1000}],
-    ['a close reason cut inside a character', close_frame(3000, "bad \xE2\x98"), 1007, qr/reason.*UTF-8/i, {close_code => 3000}],
-    ['a surrogate in a close reason', close_frame(1001, "\xED\xA0\x80"), 1007, qr/reason.*UTF-8/i, {close_code => 1001}],
+    ['a close reason that is not UTF-8', close_frame(1000, "bad \xFF"), 1007, qr/reason.*UTF-8/i,
+        {close_code => 1000}],
+    ['a close reason cut inside a character', close_frame(3000, "bad \xE2\x98"), 1007, qr/reason.*UTF-8/i,
+        {close_code => 3000}],
+    ['a surrogate in a close reason', close_frame(1001, "\xED\xA0\x80"), 1007, qr/reason.*UTF-8/i,
+        {close_code => 1001}],
 
-    ['a frame that is not masked, to a server', frame(payload => 'x'), 1002, qr/not masked/i, {role => 'server', masked_before => 1}],
-    ['a ping that is not masked, to a server', frame(opcode => 9), 1002, qr/not masked/i, {role => 'server', masked_before => 1}],
-    ['a Close that is not masked, to a server', close_frame(1000), 1002, qr/not masked/i, {role => 'server', masked_before => 1}],
+    ['a frame that is not masked, to a server', frame(payload => 'x'), 1002, qr/not masked/i,
+        {role => 'server', masked_before => 1}],
+    ['a ping that is not masked, to a server', frame(opcode => 9), 1002, qr/not masked/i,
+        {role => 'server', masked_before => 1}],
+    ['a Close that is not masked, to a server', close_frame(1000), 1002, qr/not masked/i,
+        {role => 'server', masked_before => 1}],
     ['a continuation that is not masked, to a server', masked(fin => 0) . frame(opcode => 0), 1002, qr/not masked/i,
         {role => 'server', masked_before => 1}],
     ['a masked frame, to a client', masked(payload => 'x'), 1002, qr/masked/i, {role => 'client'}],
     ['a masked ping, to a client', masked(opcode => 9), 1002, qr/masked/i, {role => 'client'}],
-    ['an empty frame with a mask of zeros, to a client', frame(mask => "\0\0\0\0"), 1002, qr/masked/i, {role => 'client'}],
+    ['an empty frame with a mask of zeros, to a client', frame(mask => "\0\0\0\0"), 1002, qr/masked/i,
+        {role => 'client'}],
     ['a masked Close, to a client', close_frame(1000, '', mask => 'mask'), 1002, qr/masked/i, {role => 'client'}],
 );
 
@@ -106,7 +127,8 @@ push @forbidden, map {
     my ($name, $bytes) = @$_;
     ["$name in text", frame(payload => "ok \xC3\xA9 $bytes more"), 1007, qr/UTF-8/],
     ["$name in masked text", masked(payload => "$bytes and more"), 1007, qr/UTF-8/],
-    ["$name in the last of three fragments", frame(payload => 'a', fin => 0) . masked(opcode => 0, fin => 0, payload => 'b')
+    ["$name in the last of three fragments", frame(payload => 'a', fin => 0)
+        . masked(opcode => 0, fin => 0, payload => 'b')
         . frame(opcode => 0, payload => $bytes), 1007, qr/UTF-8/],
 } @not_utf8;
 
@@ -149,7 +171,8 @@ sub start_case {
         $case{close_code_at_error} = $connection->close_code;
         $connection->send('not sent any more');
     });
-    $case{bytes} = $before . $bytes . masked(payload => 'after') . frame(payload => 'after') . frame(opcode => 9) . close_frame(3001);
+    $case{bytes} = $before . $bytes . masked(payload => 'after') . frame(payload => 'after') . frame(opcode => 9)
+        . close_frame(3001);
     return \%case;
 }
 
@@ -166,15 +189,18 @@ sub check_case {
     my $context = context();
     subtest "$name (D1)" => sub {
         is $record->{messages}, $case->{before}, 'messages before it are delivered, none after it';
-        is $record->{parse_errors}, array { item match $case->{text}; end }, 'parse_error runs once, and says what was wrong';
+        is $record->{parse_errors}, array { item match $case->{text}; end },
+            'parse_error runs once, and says what was wrong';
         is $case->{wire_at_error}, close_frame($case->{code}), "Close $case->{code} is sent before that";
         is $case->{eof_at_error}, 0, 'with the write side open until then';
         is $case->{wire}, '', 'nothing is sent after it';
         is $case->{eof}, 1, 'and the write side is shut';
         is $record->{finish}, [undef], 'then finish, without an error';
-        is $connection->close_code, $case->{expected}{close_code}, 'the code of the peer is recorded if it has sent one';
+        is $connection->close_code, $case->{expected}{close_code},
+            'the code of the peer is recorded if it has sent one';
         is $case->{close_code_at_error}, $case->{expected}{close_code}, 'before parse_error';
-        is $connection->close_reason, $case->{expected}{close_reason}, 'and so is the reason' if exists $case->{expected}{close_reason};
+        is $connection->close_reason, $case->{expected}{close_reason},
+            'and so is the reason' if exists $case->{expected}{close_reason};
         is $connection->close_error, undef, 'no socket error';
         ok !$connection->was_clean, 'not clean';
     };
@@ -188,7 +214,8 @@ subtest 'a bad byte of text fails the connection before the next one is there (D
             for my $fragment (0, 1) {
                 my ($connection, $peer) = $PAIR{$way}->();
                 my $record = record($connection);
-                my $start = $fragment ? frame(payload => "\xC3", fin => 0) . frame(opcode => 0, fin => 0, length => 1000) . "\xA9"
+                my $start = $fragment ? frame(payload => "\xC3", fin => 0)
+                    . frame(opcode => 0, fin => 0, length => 1000) . "\xA9"
                     : frame(length => 1000) . "\xC3\xA9";
                 trickle($connection, $peer, $start . substr $bytes, 0, $bad);
                 is $record->{parse_errors}, [], "$name, $way: nothing wrong yet";
@@ -207,45 +234,54 @@ subtest 'a bad byte in the middle of a long text that comes in pieces (D1)' => s
     substr $text, 60_001, 1, 'x';
     trickle($connection, $peer, substr(masked(payload => $text), 0, 60_100), 10_000);
     is read_until_eof($peer), close_frame(1007);
-    is $record->{parse_errors}, array { item match qr/UTF-8.*\b60000\b/; end }, 'the text says where the bad character begins';
+    is $record->{parse_errors}, array { item match qr/UTF-8.*\b60000\b/; end },
+        'the text says where the bad character begins';
 };
 
 # What is just allowed: name, bytes, messages, options of the connection.
 my @allowed = (
-    ['the shortest and longest of each length', join('', map { frame(opcode => 2, payload => 'x' x $_) } 0, 125, 126, 65_535, 65_536),
+    ['the shortest and longest of each length',
+        join('', map { frame(opcode => 2, payload => 'x' x $_) } 0, 125, 126, 65_535, 65_536),
         [map { 'x' x $_ } 0, 125, 126, 65_535, 65_536]],
     ['the same, masked', join('', map { masked(opcode => 2, payload => 'x' x $_) } 0, 125, 126, 65_535, 65_536),
         [map { 'x' x $_ } 0, 125, 126, 65_535, 65_536]],
-    ['control frames of 125 bytes', frame(opcode => 9, payload => 'p' x 125) . masked(opcode => 10, payload => "\xFF" x 125), []],
+    ['control frames of 125 bytes', frame(opcode => 9, payload => 'p' x 125)
+        . masked(opcode => 10, payload => "\xFF" x 125), []],
     ['control frames inside a message', frame(fin => 0, payload => 'a') . frame(opcode => 9) . frame(opcode => 10)
         . frame(opcode => 0, payload => 'b'), ['ab']],
     ['empty fragments', frame(fin => 0) . frame(opcode => 0, fin => 0) . frame(opcode => 0), ['']],
-    ['masked frames to a server', masked(payload => 'a') . masked(fin => 0) . masked(opcode => 0, payload => 'b') . masked(opcode => 9),
+    ['masked frames to a server', masked(payload => 'a') . masked(fin => 0) . masked(opcode => 0, payload => 'b')
+        . masked(opcode => 9),
         ['a', 'b'], {role => 'server'}],
-    ['frames without a mask to a client', frame(payload => 'a') . frame(fin => 0) . frame(opcode => 0, payload => 'b') . frame(opcode => 9),
+    ['frames without a mask to a client', frame(payload => 'a') . frame(fin => 0)
+        . frame(opcode => 0, payload => 'b') . frame(opcode => 9),
         ['a', 'b'], {role => 'client'}],
     ['both where the role is not known', frame(payload => 'a') . masked(payload => 'b'), ['a', 'b']],
     ['both where the role is undef', frame(payload => 'a') . masked(payload => 'b'), ['a', 'b'], {role => undef}],
     ['both where we mask', frame(payload => 'a') . masked(payload => 'b'), ['a', 'b'], {masked => 1}],
 );
 my @utf8 = (
-    "\x00", "\x7F", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80", "\xEF\xBF\xBD", "\xEF\xBF\xBE", "\xEF\xBF\xBF",
+    "\x00", "\x7F", "\xC2\x80", "\xDF\xBF", "\xE0\xA0\x80", "\xED\x9F\xBF", "\xEE\x80\x80", "\xEF\xBF\xBD",
+        "\xEF\xBF\xBE", "\xEF\xBF\xBF",
     "\xEF\xB7\x90", "\xF0\x90\x80\x80", "\xF3\xBF\xBF\xBF", "\xF4\x8F\xBF\xBF", "\xEF\xBB\xBF",
 );
 push @allowed, map {
     my $bytes = $_;
     my $name  = 'the UTF-8 sequence ' . unpack 'H*', $bytes;
     [$name, frame(payload => "a${bytes}b") . masked(payload => $bytes), ["a${bytes}b", $bytes]],
-    ["$name in fragments", join('', frame(fin => 0), map({ masked(opcode => 0, fin => 0, payload => $_) } split //, $bytes), frame(opcode => 0)), [$bytes]],
+    ["$name in fragments", join('', frame(fin => 0),
+        map({ masked(opcode => 0, fin => 0, payload => $_) } split //, $bytes), frame(opcode => 0)), [$bytes]],
 } @utf8;
-push @allowed, ['binary need not be UTF-8', join('', map { frame(opcode => 2, payload => $_->[1]) } @not_utf8), [map { $_->[1] } @not_utf8]];
+push @allowed, ['binary need not be UTF-8', join('', map { frame(opcode => 2, payload => $_->[1]) } @not_utf8),
+    [map { $_->[1] } @not_utf8]];
 
 for my $way (sort keys %PAIR) {
     subtest "what is just allowed, $way (D1)" => sub {
         my @cases = map {
             my ($name, $bytes, $messages, $options) = @$_;
             my ($connection, $peer) = $PAIR{$way}->(%{ $options || {} });
-            {name => $name, trickle => [$connection, $peer, $bytes], messages => $messages, record => record($connection)};
+            {name => $name, trickle => [$connection, $peer, $bytes], messages => $messages,
+                record => record($connection)};
         } @allowed;
         trickle_all(1,     map { $_->{trickle} } grep { length $_->{trickle}[2] <= 500 } @cases);
         trickle_all(5_000, map { $_->{trickle} } grep { length $_->{trickle}[2] > 500 } @cases);
@@ -268,9 +304,11 @@ subtest 'close codes and reasons that are allowed (D1, D4)' => sub {
         my ($connection, $peer) = connection_and_peer();
         my $record = record($connection);
         syswrite $peer, close_frame($code, $reason);
-        is read_until_eof($peer), close_frame($code), "$code is answered" . (length $reason ? ", with a reason of @{[length $reason]} bytes" : '');
+        is read_until_eof($peer), close_frame($code), "$code is answered"
+            . (length $reason ? ", with a reason of @{[length $reason]} bytes" : '');
         utf8::decode(my $text = $reason);
-        is [$connection->close_code, $connection->close_reason, $connection->was_clean ? 1 : 0], [$code, $text, 1], 'recorded, and clean';
+        is [$connection->close_code, $connection->close_reason, $connection->was_clean ? 1 : 0],
+            [$code, $text, 1], 'recorded, and clean';
         is $record->{parse_errors}, [], 'no error';
     }
     my ($connection, $peer) = connection_and_peer();
@@ -285,7 +323,8 @@ subtest 'validate_utf8 => 0 turns off only UTF-8 (D1)' => sub {
         ok !$connection->validate_utf8, 'the attribute';
         my $record = record($connection);
         my @bad = map { $_->[1] } @not_utf8;
-        syswrite $peer, join '', map { (frame(payload => $_), masked(payload => $_), frame(payload => $_, fin => 0), masked(opcode => 0, payload => "$_ more")) } @bad;
+        syswrite $peer, join '', map { (frame(payload => $_), masked(payload => $_),
+            frame(payload => $_, fin => 0), masked(opcode => 0, payload => "$_ more")) } @bad;
         my @expected = map { ($_, $_, "$_$_ more") } @bad;
         run_until { @{ $record->{messages} } >= @expected } 'the messages';
         is $record->{messages}, \@expected, "what is not UTF-8 is delivered as it came, $way";
@@ -369,8 +408,10 @@ subtest 'the Close of a failure is masked where frames are (C7, D1)' => sub {
 subtest 'what callbacks sent before the bad frame leaves before the Close (C8, D1)' => sub {
     my ($connection, $peer) = connection_and_peer();
     $connection->on(each_message => sub { $_[0]->send('reply to ' . $_[1]->body) });
-    syswrite $peer, frame(payload => 'a') . frame(opcode => 9, payload => 'p') . frame(payload => 'b') . frame(opcode => 3);
-    is read_until_eof($peer), frame(payload => 'reply to a') . frame(opcode => 10, payload => 'p') . frame(payload => 'reply to b') . close_frame(1002);
+    syswrite $peer, frame(payload => 'a') . frame(opcode => 9, payload => 'p') . frame(payload => 'b')
+        . frame(opcode => 3);
+    is read_until_eof($peer), frame(payload => 'reply to a') . frame(opcode => 10, payload => 'p')
+        . frame(payload => 'reply to b') . close_frame(1002);
 };
 
 subtest 'a callback that closes before the bad frame is seen (C17, D1)' => sub {

@@ -19,6 +19,7 @@ BEGIN {
 use AnyEvent;
 use AnyEvent::Handle;
 use AnyEvent::WebSocket::Connection;
+use Scalar::Util qw(weaken);
 use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until settle);
 
 my $CONNECTION = 'AnyEvent::WebSocket::Connection';
@@ -38,7 +39,10 @@ sub certificate {
     Net::SSLeay::X509_gmtime_adj(Net::SSLeay::X509_get_notAfter($certificate), 3600);
     Net::SSLeay::X509_set_pubkey($certificate, $key);
     Net::SSLeay::X509_sign($certificate, $key, Net::SSLeay::EVP_get_digestbyname('sha256'));
-    return Net::SSLeay::PEM_get_string_PrivateKey($key) . Net::SSLeay::PEM_get_string_X509($certificate);
+    my $pem = Net::SSLeay::PEM_get_string_PrivateKey($key) . Net::SSLeay::PEM_get_string_X509($certificate);
+    Net::SSLeay::X509_free($certificate);
+    Net::SSLeay::EVP_PKEY_free($key);
+    return $pem;
 }
 
 # Contexts are made once: that is the slow part.
@@ -57,9 +61,17 @@ my %OTHER = (accept => 'connect', connect => 'accept');
 # A peer that reads all there is: {frames} so far, {eof} or {error} at the end.
 sub peer {
     my ($socket, $role) = @_;
-    my $peer = {frames => [], bytes => ''};
-    $peer->{handle} = tls_handle(
-        $socket, $role,
+    my $peer = {};
+    $peer->{handle} = tls_handle($socket, $role, peer_callbacks($peer));
+    return $peer;
+}
+
+# Not owning the peer, which owns the handle: TLS sessions of earlier subtests would stay.
+sub peer_callbacks {
+    my ($peer) = @_;
+    @$peer{qw(frames bytes)} = ([], '');
+    weaken($peer);
+    return (
         on_read => sub {
             $peer->{bytes} .= delete $_[0]{rbuf};
             push @{ $peer->{frames} }, parse_frames($peer->{bytes});
@@ -67,7 +79,6 @@ sub peer {
         on_eof   => sub { $peer->{eof}   = 1 },
         on_error => sub { $peer->{error} = $_[2] },
     );
-    return $peer;
 }
 
 # A connection with this role, and a plain peer with the other. Both sides' handshake is still to come.
@@ -141,6 +152,11 @@ subtest 'both sides ours (C21)' => sub {
     is $client->close_code, 4001, 'and the answer';
     is [$at_client->[-1], $at_server->[-1]], [([finish => undef]) x 2], 'both finish without an error';
     ok $client->was_clean && $server->was_clean, 'cleanly';
+    my @handles = map { $_->handle } $client, $server;
+    weaken($_) for @handles;
+    undef $_ for $client, $server;
+    run_until { !grep { defined } @handles } 'the handles to go';
+    pass 'the handles go when both connections have gone';
 };
 
 for my $role ('accept', 'connect') {
@@ -284,6 +300,10 @@ for my $role ('accept', 'connect') {
         $peer->{handle}->stoptls;
         run_until { finished($history) } 'finish';
         is $history, ['m', [finish => undef]], 'is EOF';
+        weaken(my $handle = $connection->handle);
+        undef $connection;
+        run_until { !$handle } 'the handle to go';
+        pass 'the handle goes with its connection then';
     };
 
     subtest "$role: what is no TLS at all (C19, C21)" => sub {
@@ -338,13 +358,9 @@ for my $role ('accept', 'connect') {
         run_until { @lines } 'the answer';
         is \@lines, [$agreed], 'plain text in the beginning';
 
-        my $peer = {frames => [], bytes => ''};
-        $plain->on_read(sub {
-            $peer->{bytes} .= delete $_[0]{rbuf};
-            push @{ $peer->{frames} }, parse_frames($peer->{bytes});
-        });
-        $plain->on_eof(sub { $peer->{eof} = 1 });
-        $plain->on_error(sub { $peer->{error} = $_[2] });
+        my $peer      = {};
+        my %callbacks = peer_callbacks($peer);
+        $plain->$_($callbacks{$_}) for sort keys %callbacks;
         # The side that accepts waits for the other's first bytes.
         my @start = (sub { $connection->handle->starttls($role, $CONTEXT{$role}) },
             sub { $plain->starttls($OTHER{$role}, $CONTEXT{ $OTHER{$role} }) });

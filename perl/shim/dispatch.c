@@ -36,12 +36,14 @@ static bool is_delivering(pTHX_ shim *s) {
 
 /* Takes back the memory of a large body that the program has not kept: see RECYCLED_LEN in
  * src/block.rs. */
-static void recycle_body(pTHX_ HV *message, const context *cxt) {
+static void recycle_body(pTHX_ SV *message, HV *object, const context *cxt) {
     SV *body;
-    /* Held by the delivery and by the reference that was the callbacks' argument. */
-    if (SvREFCNT(message) != 2 || SvSTASH(message) != cxt->message_stash)
+    /* The object is held by the delivery and by the reference that was the callbacks' argument, and that
+     * by the delivery alone. */
+    if (SvREFCNT(message) != 1 || !SvROK(message) || SvRV(message) != (SV *)object || SvWEAKREF(message) ||
+        SvREFCNT(object) != 2 || SvSTASH(object) != cxt->message_stash)
         return;
-    body = hash_value(aTHX_ message, cxt->key.body);
+    body = hash_value(aTHX_ object, cxt->key.body);
     if (!body || SvREFCNT(body) != 1 || SvTYPE(body) != SVt_PV || !SvPOK(body) || SvOOK(body) ||
         SvLEN(body) < 32768 || (SvIsCOW(body) && CowREFCNT(body)) ||
         gv_fetchmeth(cxt->message_stash, "DESTROY", 7, 0))
@@ -74,6 +76,11 @@ static void deliver(pTHX_ shim *s, outcome *out) {
             status = aews_conn_next_event(s->core, &event);
         if (status != AEWS_OK)
             return;
+        if (s->finished) {
+            aews_event_free(&event);
+            transport_output(aTHX_ s);
+            continue;
+        }
         switch (event.kind) {
         case AEWS_EVENT_MESSAGE: {
             SV *message;
@@ -84,7 +91,7 @@ static void deliver(pTHX_ shim *s, outcome *out) {
             object = (HV *)SvRV(message);
             callbacks_message(aTHX_ s, argument, message);
             if (class.adopt)
-                recycle_body(aTHX_ object, cxt);
+                recycle_body(aTHX_ message, object, cxt);
             FREETMPS;
             LEAVE;
             break;
@@ -169,6 +176,7 @@ void dispatch(pTHX_ shim *s) {
     ENTER;
     SAVETMPS;
     s->dispatching = TRUE;
+    s->started = transport_clock();
     SAVEDESTRUCTOR_X(stop_dispatching, shim_hold(s));
     /* The connection lives until its callbacks have run, even if the program lets go of it in one of
      * them (compat C14). */
@@ -210,12 +218,17 @@ void dispatch(pTHX_ shim *s) {
 
 /* The event loop has been idle once (compat C13). */
 void dispatch_idle(pTHX_ shim *s, I32 ax, I32 items) {
-    SV *watcher = sv_2mortal(s->idle);
-    SV *connection = sv_2mortal(newRV_inc((SV *)s->self));
-    SV *ready = sv_2mortal(closure_new(aTHX_ s, dispatch_ready));
+    SV *watcher, *connection, *ready;
     PERL_UNUSED_VAR(ax);
     PERL_UNUSED_VAR(items);
+    /* Not every event loop stops at once. */
+    if (s->was_idle)
+        return;
+    s->was_idle = TRUE;
+    watcher = sv_2mortal(s->idle);
     s->idle = NULL;
+    connection = sv_2mortal(newRV_inc((SV *)s->self));
+    ready = sv_2mortal(closure_new(aTHX_ s, dispatch_ready));
     call_perl(aTHX_ "on_idle", connection, ready, watcher, 0);
 }
 

@@ -56,6 +56,18 @@ shim *shim_of(pTHX_ SV *connection, const char *method) {
     return (shim *)magic->mg_ptr;
 }
 
+bool shim_is_there(pTHX_ SV *connection) {
+    return SvROK(connection) && SvTYPE(SvRV(connection)) == SVt_PVHV &&
+           mg_findext(SvRV(connection), PERL_MAGIC_ext, &object_vtbl);
+}
+
+live_shim *shim_live(pTHX_ SV *connection, const char *function) {
+    shim *s = shim_of(aTHX_ connection, function);
+    if (!s)
+        croak("%s: a copy of a connection in another thread has nothing behind it", function);
+    return s;
+}
+
 shim *shim_hold(shim *s) {
     s->refs++;
     return s;
@@ -88,10 +100,14 @@ static bool owes_close(shim *s) {
  * since whatever let go of the connection does not expect anything from it. */
 static void say_goodbye(pTHX_ shim *s) {
     SV *direct;
+    dSP;
     dSAVE_ERRNO;
     ENTER;
     SAVETMPS;
     save_scalar(PL_errgv);
+    /* A stack of its own, as for any destructor: whatever frees the object may be in the middle of
+     * something on the current one. */
+    PUSHSTACKi(PERLSI_DESTROY);
     direct = boolSV(s->direct);
     if (s->generation == aews_process_generation()) {
         /* The object's own reference and ours. */
@@ -106,6 +122,7 @@ static void say_goodbye(pTHX_ shim *s) {
     } else {
         SvREFCNT_dec(call_perl(aTHX_ "abandon", s->handle, direct, NULL, G_EVAL));
     }
+    POPSTACK;
     FREETMPS;
     LEAVE;
     RESTORE_ERRNO;
@@ -135,20 +152,20 @@ static void detach(pTHX_ shim *s) {
  * any more. */
 void shim_at_exit(pTHX) {
     shim *s = context_get(aTHX)->first;
-    bool owed;
     while (s) {
         if (s->quiet || handle_destroyed(aTHX_ s)) {
             s = s->next;
             continue;
         }
-        owed = owes_close(s);
-        s->quiet = s->finished = TRUE;
+        s->quiet = TRUE;
         ENTER;
         SAVETMPS;
-        if (owed) {
+        if (owes_close(s)) {
             aews_conn_close(s->core, 1001, NULL, 0);
             transport_output(aTHX_ s);
         }
+        transport_flush(aTHX_ s);
+        s->finished = TRUE;
         SvREFCNT_dec(call_perl(aTHX_ "dont_linger", s->handle, NULL, NULL, G_EVAL));
         FREETMPS;
         LEAVE;

@@ -43,12 +43,15 @@ typedef struct shim {
     SV *timer;
     /* The handle's _activity, _ractivity and _wactivity, for its timeouts (compat C20). */
     SV *activity[3];
+    /* When the dispatch under way has begun: transport_clock. */
+    NV started;
     /* Set when the socket ended before all messages were delivered: the text for `finish`. */
     SV *finish_text;
 
     /* The descriptor is read and written from here, not by the handle. */
     bool direct;
-    /* The event loop has been idle once (compat C13). */
+    /* The event loop has been idle once, and then has had a turn (compat C13). */
+    bool was_idle;
     bool ready;
     /* Callbacks are running. */
     bool dispatching;
@@ -96,7 +99,11 @@ bool hash_true(pTHX_ HV *hash, SV *key);
 
 /* lifetime.c */
 shim *shim_attach(pTHX_ HV *self, SV *handle, const aews_config *config);
+bool shim_is_there(pTHX_ SV *connection);
 shim *shim_of(pTHX_ SV *connection, const char *method);
+/* The same where there has to be something behind it. */
+typedef shim live_shim;
+live_shim *shim_live(pTHX_ SV *connection, const char *function);
 shim *shim_hold(shim *);
 void shim_release(pTHX_ void *);
 void shim_at_exit(pTHX);
@@ -124,6 +131,7 @@ XS(aews_deliver);
 
 /* transport.c */
 bool handle_destroyed(pTHX_ shim *);
+NV transport_clock(void);
 bool transport_choose(pTHX_ shim *);
 closure_body transport_input;
 bool transport_absorb(pTHX_ shim *, SV *handle);

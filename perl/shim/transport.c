@@ -89,17 +89,21 @@ bool transport_choose(pTHX_ shim *s) {
     return s->direct = TRUE;
 }
 
-/* What the handle's timeouts go by. A clock that lags by a tick is exact enough for them, and does not
- * cost a call of AE::now for each read and write. */
+/* Seconds since the epoch, by a clock that lags by a tick and costs next to nothing. */
+NV transport_clock(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME_COARSE, &now);
+    return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
+/* What the handle's timeouts go by. The clock is exact enough for them, and spares a call of AE::now for
+ * each read and write. */
 static void touch(pTHX_ shim *s, bool reading) {
     SV *side = s->activity[reading ? 1 : 2];
-    struct timespec now;
-    NV seconds;
-    clock_gettime(CLOCK_REALTIME_COARSE, &now);
-    seconds = now.tv_sec + now.tv_nsec * 1e-9;
-    if (side && !(SvNOK(side) && SvNVX(side) == seconds)) {
-        sv_setnv(s->activity[0], seconds);
-        sv_setnv(side, seconds);
+    NV now = transport_clock();
+    if (side && !(SvNOK(side) && SvNVX(side) == now)) {
+        sv_setnv(s->activity[0], now);
+        sv_setnv(side, now);
     }
 }
 
@@ -107,7 +111,14 @@ static void touch(pTHX_ shim *s, bool reading) {
 
 static void handle_error(pTHX_ shim *s, int error) {
     SV *fatal = sv_2mortal(newSViv(1));
-    call_handle(aTHX_ s, "_error", sv_2mortal(newSViv(error)), fatal, 0);
+    if (!s->quiet)
+        call_handle(aTHX_ s, "_error", sv_2mortal(newSViv(error)), fatal, 0);
+}
+
+/* Whether what the handle reads comes to us. */
+static bool on_read_is_ours(pTHX_ shim *s, HV *handle) {
+    SV *on_read = hash_value(aTHX_ handle, context_get(aTHX)->key.on_read);
+    return on_read && SvROK(on_read) && SvRV(on_read) == (SV *)s->input_cv;
 }
 
 /* Takes what the handle has read. Returns whether there was any. */
@@ -116,6 +127,8 @@ bool transport_absorb(pTHX_ shim *s, SV *handle) {
     STRLEN len;
     const char *data;
     if (!SvROK(handle) || SvTYPE(SvRV(handle)) != SVt_PVHV)
+        return FALSE;
+    if (is_plain(aTHX_ (HV *)SvRV(handle)) && !on_read_is_ours(aTHX_ s, (HV *)SvRV(handle)))
         return FALSE;
     rbuf = hash_value(aTHX_ (HV *)SvRV(handle), context_get(aTHX)->key.rbuf);
     if (!rbuf || !SvOK(rbuf))
@@ -132,10 +145,8 @@ bool transport_absorb(pTHX_ shim *s, SV *handle) {
 /* Whether the program wants to read by itself, or has started TLS. */
 static bool taken_over(pTHX_ shim *s, HV *handle) {
     context *cxt = context_get(aTHX);
-    SV *on_read = hash_value(aTHX_ handle, cxt->key.on_read);
     SV *queue = hash_value(aTHX_ handle, cxt->key.queue);
-    return hash_true(aTHX_ handle, cxt->key.tls) || !on_read || !SvROK(on_read) ||
-           SvRV(on_read) != (SV *)s->input_cv ||
+    return !on_read_is_ours(aTHX_ s, handle) || hash_true(aTHX_ handle, cxt->key.tls) ||
            (queue && SvROK(queue) && av_top_index((AV *)SvRV(queue)) >= 0);
 }
 
@@ -173,6 +184,12 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
     HV *handle = handle_hash(s);
     /* An object that wraps a handle may pass that on as the argument of on_read. */
     SV *given = items ? sv_mortalcopy(ST(0)) : &PL_sv_undef;
+    if (s->direct && is_plain(aTHX_ handle) && taken_over(aTHX_ s, handle)) {
+        bool ours = on_read_is_ours(aTHX_ s, handle);
+        hand_over(aTHX_ s);
+        if (!ours)
+            return;
+    }
     if (transport_absorb(aTHX_ s, s->handle) || transport_absorb(aTHX_ s, given)) {
         /* What a nested event loop has added meanwhile is for us, too: the handle, which goes by the
          * length of its buffer, may not notice. */
@@ -182,10 +199,6 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
         return;
     }
     if (s->direct && is_plain(aTHX_ handle)) {
-        if (taken_over(aTHX_ s, handle)) {
-            hand_over(aTHX_ s);
-            return;
-        }
         if (!s->ready || (s->dispatching && aews_conn_buffered(s->core) >= READ_AHEAD_LEN)) {
             /* What arrives waits in the socket, and the loop must not spin on it (compat C22). */
             call_perl(aTHX_ "park", s->handle, NULL, NULL, 0);
@@ -319,6 +332,7 @@ void transport_uncork(pTHX_ shim *s, I32 ax, I32 items) {
 void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *frame, const aews_slice *payload) {
     context *cxt = context_get(aTHX);
     HV *handle = handle_hash(s);
+    aews_slice own;
     bool busy;
     SV *wbuf;
     int fd;
@@ -339,14 +353,22 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     }
     leave_to_parent(aTHX_ s, handle);
     wbuf = wbuf_of(aTHX_ handle);
+    if (payload->data >= (const uint8_t *)SvPVX(wbuf) && payload->data < (const uint8_t *)SvEND(wbuf)) {
+        /* The program sends the queue itself, which moves as it grows. */
+        SV *copy = sv_2mortal(newSVpvn((const char *)payload->data, payload->len));
+        own = *payload;
+        own.data = (const uint8_t *)SvPVX(copy);
+        payload = &own;
+    }
     busy = hash_true(aTHX_ handle, cxt->key.ww);
     if (!busy)
         s->corked = FALSE;
     if (busy && !s->corked) {
         append(aTHX_ wbuf, head, frame, payload);
     } else if (s->dispatching && payload->len < CORK_PAYLOAD_LEN && SvCUR(wbuf) < CORK_LEN &&
-               aews_conn_has_input(s->core)) {
-        /* More messages are at hand, and so, it may be, more replies: they leave together. */
+               aews_conn_has_input(s->core) && transport_clock() == s->started) {
+        /* More messages are at hand, and so, it may be, more replies: they leave together, unless
+         * the callbacks take their time. */
         append(aTHX_ wbuf, head, frame, payload);
         if (!s->corked)
             cork(aTHX_ s);
@@ -359,7 +381,7 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     }
 }
 
-/* Sends the control frames that the core has made. */
+/* Sends the control frames that the core has made; none once the socket has ended. */
 void transport_output(pTHX_ shim *s) {
     static const aews_slice nothing = {NULL, 0};
     aews_slice output;
@@ -370,7 +392,8 @@ void transport_output(pTHX_ shim *s) {
         SV *copy = sv_2mortal(newSVpvn((const char *)output.data, output.len));
         aews_conn_consume_output(s->core, output.len);
         output.data = (const uint8_t *)SvPVX(copy);
-        transport_send(aTHX_ s, &output, NULL, &nothing);
+        if (!s->finished)
+            transport_send(aTHX_ s, &output, NULL, &nothing);
     }
 }
 

@@ -214,6 +214,7 @@ static void test_close(int by_server) {
     check(aews_conn_send(first, 1, NULL, 0) == AEWS_CLOSED, "nothing is sent after it");
     check(!aews_conn_is_writable(first) && aews_conn_is_reading(first), "reading goes on, writing does not");
     carry_all(first, second);
+    check(aews_conn_has_input(second) && aews_conn_buffered(second) > 4 + 7, "both have arrived");
     expect(second, AEWS_EVENT_MESSAGE, 1, "last", 4, "what was sent before");
     expect(second, AEWS_EVENT_CLOSE, 4000, "caf\xC3\xA9", 5, "Close");
     check(!aews_conn_is_writable(second) && !aews_conn_is_reading(second), "nothing goes on behind it");
@@ -268,10 +269,10 @@ static void test_misuse(void) {
     aews_conn *conn = open_conn(AEWS_ROLE_UNKNOWN, 0), *none = NULL;
     aews_config config;
     aews_frame frame;
-    check(aews_conn_error(conn)[0] == '\0', "no error in the beginning");
     aews_config_init(&config);
     check(config.role == AEWS_ROLE_UNKNOWN && !config.masked && config.validate_utf8 &&
               config.max_fragments == 128 && config.max_payload_size == 65536, "defaults");
+    check(!*aews_conn_error(conn), "no error in the beginning");
     config.role = 3;
     check(aews_conn_new(&config, &none) == AEWS_ERR_MISUSE && !none, "misuse: a role that is none");
     memset(reason, 'r', sizeof reason);
@@ -316,10 +317,9 @@ static void test_null(void) {
     REFUSED(aews_send(1, &slice, 1, &len)); REFUSED(aews_send(1, &slice, 1, NULL));
     check(aews_conn_error(NULL)[0] == '\0' && aews_event_take(NULL) == NULL, "no error and no block of NULL");
     check(!aews_conn_is_reading(NULL) && !aews_conn_is_writable(NULL) && !aews_conn_has_input(NULL) &&
-              !aews_conn_was_clean(NULL), "nothing is true of NULL");
+              !aews_conn_was_clean(NULL) && !aews_conn_buffered(NULL), "nothing is true of NULL");
     aews_conn_free(NULL);
-    aews_event_free(NULL);
-    aews_block_recycle(NULL, 100);
+    aews_event_free(NULL), aews_block_recycle(NULL, 100);
     check(aews_conn_receive(conn, NULL, 0) == AEWS_OK && aews_conn_send(conn, 1, NULL, 0) == AEWS_OK &&
               aews_frame_payload(&frame, NULL, 0, NULL) == AEWS_OK, "NULL is fine where there are no bytes");
     aews_conn_free(conn);

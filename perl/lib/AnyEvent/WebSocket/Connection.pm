@@ -99,6 +99,8 @@ sub BUILD {
 
 sub close {
     my ($self, $code, $reason) = @_;
+    Carp::croak('close: not a connection made by ' . __PACKAGE__ . '->new')
+        unless AnyEvent::WebSocket::Connection::Shim::is_connection($self);
     $code = 1000 unless $code;
     Carp::croak("close code '$code' is not a number from 1000 to 4999")
         unless Scalar::Util::looks_like_number($code) && $code >= 1000 && $code < 5000;

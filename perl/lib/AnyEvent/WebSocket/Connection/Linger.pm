@@ -68,6 +68,7 @@ sub plain {
 # Keeps a handle with TLS alive, since what is unsent may be in several places inside it.
 sub tls {
     my ($handle) = @_;
+    return if $handle->{_eof};
     my $hold = $handle;
     my $timer;
     my $end = sub { undef $timer; undef $hold };

@@ -36,7 +36,16 @@ sub install {
     $handle->{_rw} = parked()
         if ref $handle eq 'AnyEvent::Handle' && handle_is_known() && choose_direct($connection);
     $handle->on_read($input);
-    keep_idle($connection, AE::idle($idle));
+    keep_idle($connection, when_idle($idle));
+}
+
+# AnyEvent emulates idle watchers where the event loop has none, but its emulation does not end when it is
+# let go of in its own callback. This is what it would do first.
+sub when_idle {
+    my ($code) = @_;
+    AnyEvent::detect();
+    my $emulated = AnyEvent->can('idle') == AnyEvent::Base->can('idle');
+    return $emulated ? AE::timer(0.05, 0, $code) : AE::idle($code);
 }
 
 # The following are called by the XSUBs: with the handle
@@ -167,7 +176,7 @@ sub on_exception {
 sub on_finish {
     my ($connection, $text) = @_;
     finish($connection) or return;
-    shut_down_handle($connection->{handle});
+    shut_down_handle(handle($connection));
     $connection->{close_error} = $text if defined $text;
     my @callbacks = callbacks($connection, 'finish');
     # None of them will run any more; forgetting them ends their hold on the connection.
@@ -178,7 +187,7 @@ sub on_finish {
 # A Close frame is out: nothing follows it, and the peer is waited for.
 sub shut_down {
     my ($connection) = @_;
-    shut_down_handle($connection->{handle});
+    shut_down_handle(handle($connection));
     start_close_timer($connection);
 }
 
@@ -195,7 +204,7 @@ sub restart_close_timer {
     keep_timer($connection, AE::timer($after, 0, sub {
         return if !$connection || is_destroyed($connection);
         return restart_close_timer($connection, $after) if has_received($connection);
-        my $handle = $connection->{handle};
+        my $handle = handle($connection);
         on_finish($connection, 'close timeout');
         $handle->destroy;
     }));
