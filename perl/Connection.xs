@@ -254,7 +254,7 @@ closures(live_shim *s)
     SV *input, *finish, *idle;
   PPCODE:
     input = closure_new(aTHX_ s, transport_input);
-    s->input_cv = (CV *)SvRV(input);
+    s->input_cv = (CV *)SvREFCNT_inc(SvRV(input));
     finish = closure_new(aTHX_ s, dispatch_finish);
     idle = closure_new(aTHX_ s, dispatch_idle);
     EXTEND(SP, 3);

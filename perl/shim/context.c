@@ -34,8 +34,8 @@ static void fill(pTHX_ context *cxt) {
     cxt->destroyed_stash = gv_stashpvs("AnyEvent::Handle::destroyed", GV_ADD);
     cxt->message_stash = gv_stashpvs("AnyEvent::WebSocket::Message", GV_ADD);
     cxt->parked = newSVpvs_share("reading is paused");
-    cxt->deliver = newRV_noinc((SV *)newXS(NULL, aews_deliver, __FILE__));
-    cxt->delivering = NULL;
+    cxt->runner = newRV_noinc((SV *)newXS(NULL, aews_run, __FILE__));
+    cxt->run.body = NULL;
     cxt->first = NULL;
 }
 

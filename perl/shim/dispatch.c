@@ -55,9 +55,10 @@ static void recycle_body(pTHX_ SV *message, HV *object, const context *cxt) {
     SvPOK_off(body);
 }
 
-/* Delivers messages up to the next thing that is not one. Runs as a Perl sub under an eval, which is
- * entered once for all messages of a read rather than for each callback. */
-static void deliver(pTHX_ shim *s, outcome *out) {
+/* Delivers messages up to the next thing that is not one. Runs under an eval, which is entered once for
+ * all messages of a read rather than for each callback. */
+static void deliver(pTHX_ shim *s, void *data) {
+    outcome *out = (outcome *)data;
     SV *argument = sv_2mortal(newRV_inc((SV *)s->self));
     context *cxt = context_get(aTHX);
     aews_message_class class;
@@ -117,31 +118,14 @@ static void deliver(pTHX_ shim *s, outcome *out) {
     }
 }
 
-XS(aews_deliver) {
-    dXSARGS;
-    context *cxt = context_get(aTHX);
-    shim *s = cxt->delivering;
-    PERL_UNUSED_VAR(items);
-    if (!s)
-        croak(AEWS_PACKAGE ": not to be called");
-    cxt->delivering = NULL;
-    deliver(aTHX_ s, (outcome *)cxt->outcome);
-    XSRETURN_EMPTY;
-}
-
 /* One round. A callback that dies fails the connection (compat C15). */
 static void round_of_delivery(pTHX_ shim *s, outcome *out) {
-    context *cxt = context_get(aTHX);
-    dSP;
+    SV *exception;
     Zero(out, 1, outcome);
-    cxt->delivering = s;
-    cxt->outcome = out;
-    PUSHMARK(SP);
-    call_sv(cxt->deliver, G_EVAL | G_VOID | G_DISCARD | G_NOARGS);
-    if (SvROK(ERRSV) || SvTRUE(ERRSV)) {
+    exception = run_in_eval(aTHX_ s, deliver, out);
+    if (exception) {
         out->kind = DIED;
-        out->first = newSVsv(ERRSV);
-        CLEAR_ERRSV();
+        out->first = exception;
         aews_conn_fail(s->core);
     }
 }

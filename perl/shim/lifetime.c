@@ -98,8 +98,26 @@ static bool owes_close(shim *s) {
 
 /* What is due when the program has dropped an open connection: what `close` does (compat D3). Quiet,
  * since whatever let go of the connection does not expect anything from it. */
-static void say_goodbye(pTHX_ shim *s) {
-    SV *direct;
+static void say_goodbye(pTHX_ shim *s, void *data) {
+    SV *direct = boolSV(s->direct);
+    PERL_UNUSED_VAR(data);
+    if (s->generation == aews_process_generation()) {
+        /* The object's own reference and ours. */
+        SV *last = boolSV(SvREFCNT(SvRV(s->handle)) <= 2);
+        if (owes_close(s)) {
+            aews_conn_close(s->core, 1000, NULL, 0);
+            transport_output(aTHX_ s);
+            call_perl(aTHX_ "shut_down_handle", s->handle, NULL, NULL, 0);
+        }
+        transport_flush(aTHX_ s);
+        call_perl(aTHX_ "detach", s->handle, direct, last, 0);
+    } else {
+        call_perl(aTHX_ "abandon", s->handle, direct, NULL, 0);
+    }
+}
+
+/* Calls out while the object is being freed. */
+static void say_goodbye_quietly(pTHX_ shim *s) {
     dSP;
     dSAVE_ERRNO;
     ENTER;
@@ -108,20 +126,7 @@ static void say_goodbye(pTHX_ shim *s) {
     /* A stack of its own, as for any destructor: whatever frees the object may be in the middle of
      * something on the current one. */
     PUSHSTACKi(PERLSI_DESTROY);
-    direct = boolSV(s->direct);
-    if (s->generation == aews_process_generation()) {
-        /* The object's own reference and ours. */
-        SV *last = boolSV(SvREFCNT(SvRV(s->handle)) <= 2);
-        if (owes_close(s)) {
-            aews_conn_close(s->core, 1000, NULL, 0);
-            transport_output(aTHX_ s);
-            SvREFCNT_dec(call_perl(aTHX_ "shut_down_handle", s->handle, NULL, NULL, G_EVAL));
-        }
-        transport_flush(aTHX_ s);
-        SvREFCNT_dec(call_perl(aTHX_ "detach", s->handle, direct, last, G_EVAL));
-    } else {
-        SvREFCNT_dec(call_perl(aTHX_ "abandon", s->handle, direct, NULL, G_EVAL));
-    }
+    SvREFCNT_dec(run_in_eval(aTHX_ s, say_goodbye, NULL));
     POPSTACK;
     FREETMPS;
     LEAVE;
@@ -134,8 +139,10 @@ static void detach(pTHX_ shim *s) {
     s->quiet = TRUE;
     if (!PL_dirty) {
         unlink_shim(aTHX_ s);
-        say_goodbye(aTHX_ s);
+        say_goodbye_quietly(aTHX_ s);
     }
+    SvREFCNT_dec(s->input_cv);
+    s->input_cv = NULL;
     SvREFCNT_dec(s->idle);
     SvREFCNT_dec(s->timer);
     SvREFCNT_dec(s->finish_text);
@@ -146,6 +153,16 @@ static void detach(pTHX_ shim *s) {
     callbacks_clear(aTHX_ s);
     SvREFCNT_dec(s->handle);
     s->handle = NULL;
+}
+
+static void say_goodbye_at_exit(pTHX_ shim *s, void *data) {
+    PERL_UNUSED_VAR(data);
+    if (owes_close(s)) {
+        aews_conn_close(s->core, 1001, NULL, 0);
+        transport_output(aTHX_ s);
+    }
+    transport_flush(aTHX_ s);
+    call_perl(aTHX_ "dont_linger", s->handle, NULL, NULL, 0);
 }
 
 /* The end of the program: Close 1001 on what is still open, tried once (compat D3). No callback runs
@@ -160,18 +177,46 @@ void shim_at_exit(pTHX) {
         s->quiet = TRUE;
         ENTER;
         SAVETMPS;
-        if (owes_close(s)) {
-            aews_conn_close(s->core, 1001, NULL, 0);
-            transport_output(aTHX_ s);
-        }
-        transport_flush(aTHX_ s);
+        SAVEDESTRUCTOR_X(shim_release, shim_hold(s));
+        SvREFCNT_dec(run_in_eval(aTHX_ s, say_goodbye_at_exit, NULL));
         s->finished = TRUE;
-        SvREFCNT_dec(call_perl(aTHX_ "dont_linger", s->handle, NULL, NULL, G_EVAL));
         FREETMPS;
         LEAVE;
         /* From the start again: what was called may have ended any connection. */
         s = context_get(aTHX)->first;
     }
+}
+
+/* ---- functions under an eval ---- */
+
+XS(aews_run) {
+    dXSARGS;
+    context *cxt = context_get(aTHX);
+    protected_body *body = cxt->run.body;
+    PERL_UNUSED_VAR(items);
+    if (!body)
+        croak(AEWS_PACKAGE ": not to be called");
+    cxt->run.body = NULL;
+    body(aTHX_ cxt->run.shim, cxt->run.data);
+    XSRETURN_EMPTY;
+}
+
+/* Runs a function with Perl's exceptions caught; returns one that was thrown, to be freed by the caller.
+ * perl has no other way to catch one in C than to call code that is in Perl's eyes a sub. */
+SV *run_in_eval(pTHX_ shim *s, protected_body *body, void *data) {
+    context *cxt = context_get(aTHX);
+    SV *exception = NULL;
+    dSP;
+    cxt->run.body = body;
+    cxt->run.shim = s;
+    cxt->run.data = data;
+    PUSHMARK(SP);
+    call_sv(cxt->runner, G_EVAL | G_VOID | G_DISCARD | G_NOARGS);
+    if (SvROK(ERRSV) || SvTRUE(ERRSV)) {
+        exception = newSVsv(ERRSV);
+        CLEAR_ERRSV();
+    }
+    return exception;
 }
 
 /* ---- calls to the Perl part and to the handle ---- */

@@ -36,7 +36,7 @@ typedef struct shim {
     /* The neighbours among this interpreter's connections, for the end of the program (compat D3). */
     struct shim *previous, *next;
     callback_list on[ON_COUNT];
-    /* The code that stands in the handle's on_read; not counted, only compared. */
+    /* The code that stands in the handle's on_read. */
     CV *input_cv;
     /* Watchers that are not in a slot of the handle. */
     SV *idle;
@@ -68,6 +68,8 @@ typedef struct shim {
     bool received;
 } shim;
 
+typedef void protected_body(pTHX_ shim *, void *data);
+
 /* Perl values that are looked up often, one set for each interpreter. */
 typedef struct {
     /* Keys of hashes, with their hash values. */
@@ -82,10 +84,13 @@ typedef struct {
     HV *message_stash;
     /* What stands in a handle's _rw while reading is paused: true, but no watcher. */
     SV *parked;
-    /* Delivers events under an eval: see dispatch.c. */
-    SV *deliver;
-    shim *delivering;
-    void *outcome;
+    /* Code that runs a function of ours, and what it is to run: see run_in_eval. */
+    SV *runner;
+    struct {
+        protected_body *body;
+        shim *shim;
+        void *data;
+    } run;
     /* All connections. */
     shim *first;
 } context;
@@ -107,6 +112,8 @@ live_shim *shim_live(pTHX_ SV *connection, const char *function);
 shim *shim_hold(shim *);
 void shim_release(pTHX_ void *);
 void shim_at_exit(pTHX);
+XS(aews_run);
+SV *run_in_eval(pTHX_ shim *, protected_body *, void *data);
 
 /* closure.c: code whose data is a connection. It counts the shim, not the Connection. */
 typedef void closure_body(pTHX_ shim *, I32 ax, I32 items);
@@ -127,7 +134,6 @@ void dispatch(pTHX_ shim *);
 closure_body dispatch_idle;
 closure_body dispatch_ready;
 closure_body dispatch_finish;
-XS(aews_deliver);
 
 /* transport.c */
 bool handle_destroyed(pTHX_ shim *);

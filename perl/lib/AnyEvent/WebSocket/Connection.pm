@@ -408,6 +408,16 @@ An exception in a callback sends Close 1011, and is warned where nothing listens
 
 =item *
 
+What callbacks send while further messages of the same read are at hand is collected, and leaves in one call
+with what they send: after the last of them, or as soon as the callbacks take more than a few milliseconds.
+A callback that then blocks, or ends the process by C<exec> or C<POSIX::_exit>, holds it back.
+
+=item *
+
+C<next> or C<last>, which left a callback with a warning, is an exception there.
+
+=item *
+
 After C<finish> the callbacks are forgotten, so that a connection they refer to can go.
 
 =item *
