@@ -58,6 +58,10 @@ mod shim {
         }
         println!("cargo:rerun-if-env-changed=PERL");
         let perl = Perl(env::var("PERL").unwrap_or_else(|_| "perl".into()));
+        println!("cargo:rustc-check-cfg=cfg(perl_multiplicity)");
+        if perl.config("usemultiplicity") == "define" {
+            println!("cargo:rustc-cfg=perl_multiplicity");
+        }
         let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
         let c = out.join("Connection.c");
         perl.xsubpp(Path::new("perl/Connection.xs"), &c);

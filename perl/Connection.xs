@@ -358,16 +358,14 @@ finish(live_shim *s)
   OUTPUT:
     RETVAL
 
-void
-callbacks(live_shim *s, const char *event)
-  PREINIT:
-    AV *code;
-    SSize_t i;
-  PPCODE:
-    code = (AV *)sv_2mortal((SV *)callbacks_copy(aTHX_ s, callbacks_event(event, strlen(event))));
-    EXTEND(SP, av_top_index(code) + 1);
-    for (i = 0; i <= av_top_index(code); i++)
-        PUSHs(AvARRAY(code)[i]);
+SV *
+next_callback(live_shim *s, const char *event)
+  CODE:
+    RETVAL = callbacks_shift(aTHX_ s, callbacks_event(event, strlen(event)));
+    if (!RETVAL)
+        XSRETURN_UNDEF;
+  OUTPUT:
+    RETVAL
 
 void
 forget_callbacks(live_shim *s)

@@ -121,6 +121,41 @@ subtest 'nor does it send what its parent has not sent yet (C8, D3)' => sub {
         "child: 0\n<before> big 4194304 <after>\nto the parent\nClose 1000\n0\n", '');
 };
 
+subtest 'nor while it lives on and runs the loop (C8, D3)' => sub {
+    for my $make (qw(connection_and_peer connection_through_handle)) {
+        for my $let_go ('undef $c;', 'my $handle = $c->handle; undef $c; settle(); undef $handle;') {
+            is output_of(<<"            END"), "big 4194304 Close 1000\n0\nchild: 0\n", "$make, $let_go";
+                our (\$c, \$peer) = $make();
+                settle();
+                \$c->send('0123456789abcdef' x (256 << 10));
+                pipe my \$reader, my \$writer;
+                pipe my \$ready, my \$tell;
+                my \$pid = fork // die "fork: \$!";
+                if (!\$pid) {
+                    close \$writer;
+                    $let_go
+                    syswrite \$tell, 'x';
+                    my \$ended;
+                    my \$end = AE::io \$reader, 0, sub { \$ended = 1 };
+                    run_until { \$ended };
+                    POSIX::_exit(0);
+                }
+                # It has its chance to write as soon as there is room.
+                sysread \$ready, my \$byte, 1;
+                close \$reader;
+                \$c->close;
+                my \$bytes = read_until_eof(\$peer);
+                # More than there should be is no sequence of frames.
+                show(parse_frames(\$bytes)) if length \$bytes < 4194400;
+                print length \$bytes, "\\n";
+                close \$writer;
+                waitpid \$pid, 0;
+                print "child: \$?\\n";
+            END
+        }
+    }
+};
+
 subtest 'a child that is forked in a callback (D3)' => sub {
     my $printed = each_ending(<<'    END');
         ($c, $peer) = connection_and_peer();

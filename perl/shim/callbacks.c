@@ -37,10 +37,12 @@ void callbacks_remove(pTHX_ shim *s, int event, SV *code) {
     SvREFCNT_dec(old);
 }
 
-/* The callbacks for an event, as an array that is the caller's to free. */
-AV *callbacks_copy(pTHX_ shim *s, int event) {
-    AV *code = s->on[event].code;
-    return code ? av_make(av_top_index(code) + 1, AvARRAY(code)) : newAV();
+/* Takes the first callback for an event, which is the caller's to free; NULL where there is none. */
+SV *callbacks_shift(pTHX_ shim *s, int event) {
+    callback_list *list = &s->on[event];
+    SvREFCNT_dec(list->cancel);
+    list->cancel = NULL;
+    return list->code && av_top_index(list->code) >= 0 ? av_shift(list->code) : NULL;
 }
 
 void callbacks_clear(pTHX_ shim *s) {

@@ -88,7 +88,7 @@ static void deliver(pTHX_ shim *s, void *data) {
             HV *object;
             ENTER;
             SAVETMPS;
-            message = sv_2mortal(aews_perl_message(aTHX_ &event, &class));
+            message = sv_2mortal(aews_perl_message(aews_THX, &event, &class));
             object = (HV *)SvRV(message);
             callbacks_message(aTHX_ s, argument, message);
             if (class.adopt)

@@ -101,7 +101,9 @@ static bool owes_close(shim *s) {
 static void say_goodbye(pTHX_ shim *s, void *data) {
     SV *direct = boolSV(s->direct);
     PERL_UNUSED_VAR(data);
-    if (s->generation == aews_process_generation()) {
+    if (transport_is_lost(aTHX_ s)) {
+        transport_flush(aTHX_ s);
+    } else if (s->generation == aews_process_generation()) {
         /* The object's own reference and ours. */
         SV *last = boolSV(SvREFCNT(SvRV(s->handle)) <= 2);
         if (owes_close(s)) {
@@ -157,7 +159,7 @@ static void detach(pTHX_ shim *s) {
 
 static void say_goodbye_at_exit(pTHX_ shim *s, void *data) {
     PERL_UNUSED_VAR(data);
-    if (owes_close(s)) {
+    if (owes_close(s) && !transport_is_lost(aTHX_ s)) {
         aews_conn_close(s->core, 1001, NULL, 0);
         transport_output(aTHX_ s);
     }

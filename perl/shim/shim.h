@@ -126,7 +126,7 @@ int callbacks_event(const char *name, STRLEN len);
 void callbacks_add(pTHX_ shim *, int event, SV *code);
 void callbacks_remove(pTHX_ shim *, int event, SV *code);
 void callbacks_message(pTHX_ shim *, SV *connection, SV *message);
-AV *callbacks_copy(pTHX_ shim *, int event);
+SV *callbacks_shift(pTHX_ shim *, int event);
 void callbacks_clear(pTHX_ shim *);
 
 /* dispatch.c */
@@ -138,6 +138,7 @@ closure_body dispatch_finish;
 /* transport.c */
 bool handle_destroyed(pTHX_ shim *);
 NV transport_clock(void);
+bool transport_is_lost(pTHX_ shim *);
 bool transport_choose(pTHX_ shim *);
 closure_body transport_input;
 bool transport_absorb(pTHX_ shim *, SV *handle);
@@ -162,6 +163,12 @@ typedef struct {
     int adopt;
 } aews_message_class;
 
+#ifdef PERL_IMPLICIT_CONTEXT
+#define aews_THX aTHX
+#else
+#define aews_THX NULL
+#endif
+/* The first argument is aews_THX: perls without multiplicity have no interpreter to pass. */
 SV *aews_perl_message(PerlInterpreter *, aews_event *, const aews_message_class *);
 
 #endif

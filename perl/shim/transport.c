@@ -13,6 +13,10 @@
 #include <sys/stat.h>
 #include <time.h>
 
+#ifndef CLOCK_REALTIME_COARSE
+#define CLOCK_REALTIME_COARSE CLOCK_REALTIME
+#endif
+
 /* From this much waiting in wbuf, frames are sent in the middle of a dispatch. */
 #define CORK_LEN 65536
 /* Payloads from this size on are worth a system call rather than a copy. */
@@ -140,6 +144,12 @@ bool transport_absorb(pTHX_ shim *s, SV *handle) {
     aews_conn_receive(s->core, (const uint8_t *)data, len);
     sv_setpvs(rbuf, "");
     return TRUE;
+}
+
+/* Whether the handle is somebody else's by now: another connection's, or the program's own. */
+bool transport_is_lost(pTHX_ shim *s) {
+    HV *handle = handle_hash(s);
+    return handle && hash_true(aTHX_ handle, context_get(aTHX)->key.on_read) && !on_read_is_ours(aTHX_ s, handle);
 }
 
 /* Whether the program wants to read by itself, or has started TLS. */
@@ -274,14 +284,18 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
     aews_slice slices[3];
     size_t total = SvCUR(wbuf) + head->len + payload->len, sent = 0;
     aews_status status;
+    int error, i;
+    bool all;
     slices[0].data = (const uint8_t *)SvPVX(wbuf);
     slices[0].len = SvCUR(wbuf);
     slices[1] = *head;
     slices[2] = *payload;
     status = aews_send(fd, slices, 3, &sent);
-    uncork(aTHX_ s, handle);
-    if (status == AEWS_OK && sent == total) {
+    error = errno;
+    if (sent)
         touch(aTHX_ s, FALSE);
+    all = sent == total;
+    if (all) {
         if (SvLEN(wbuf) > WBUF_KEPT_LEN) {
             SvPV_free(wbuf);
             SvPV_set(wbuf, NULL);
@@ -289,29 +303,26 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
         }
         if (SvCUR(wbuf))
             sv_setpvs(wbuf, "");
-        return;
+    } else if (status != AEWS_ERR_IO) {
+        if (sent < slices[0].len) {
+            sv_chop(wbuf, SvPVX(wbuf) + sent);
+            sent = 0;
+        } else {
+            sent -= slices[0].len;
+            SvCUR_set(wbuf, 0);
+        }
+        for (i = 1; i < 3; i++) {
+            size_t gone = sent < slices[i].len ? sent : slices[i].len;
+            sv_catpvn(wbuf, (const char *)slices[i].data + gone, slices[i].len - gone);
+            sent -= gone;
+        }
     }
-    if (status == AEWS_ERR_IO) {
-        handle_error(aTHX_ s, errno);
-        return;
-    }
-    if (sent)
-        touch(aTHX_ s, FALSE);
-    if (sent < slices[0].len) {
-        sv_chop(wbuf, SvPVX(wbuf) + sent);
-        sent = 0;
-    } else {
-        sent -= slices[0].len;
-        SvCUR_set(wbuf, 0);
-    }
-    if (sent < slices[1].len) {
-        sv_catpvn(wbuf, (const char *)slices[1].data + sent, slices[1].len - sent);
-        sent = 0;
-    } else {
-        sent -= slices[1].len;
-    }
-    sv_catpvn(wbuf, (const char *)slices[2].data + sent, slices[2].len - sent);
-    call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
+    /* From here on Perl code may run, which can do anything to the queue. */
+    uncork(aTHX_ s, handle);
+    if (status == AEWS_ERR_IO)
+        handle_error(aTHX_ s, error);
+    else if (!all && is_plain(aTHX_ handle))
+        call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
 }
 
 /* Puts a write watcher of ours in front of the frames in wbuf. If the dispatch is held up by an event

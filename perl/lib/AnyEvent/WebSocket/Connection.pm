@@ -70,30 +70,32 @@ sub new {
 
 sub BUILD {
     my ($self, $args) = @_;
-    Carp::croak("Missing required arguments: handle") unless exists $args->{handle};
-    my $handle = $args->{handle};
-    Carp::croak("handle must be an AnyEvent::Handle, or an object with its methods")
+    # What Moo has set up in a derived class, defaults of its own for instance, is there already.
+    exists $self->{$_} or !exists $args->{$_} or $self->{$_} = $args->{$_}
+        for qw(handle masked subprotocol max_payload_size max_fragments role validate_utf8 close_timeout
+        close_code close_reason close_error);
+    $self->{masked}        = 0  unless exists $self->{masked};
+    $self->{validate_utf8} = 1  unless defined $self->{validate_utf8};
+    $self->{close_timeout} = 30 unless defined $self->{close_timeout};
+
+    Carp::croak('Missing required arguments: handle') unless exists $self->{handle};
+    my $handle = $self->handle;
+    Carp::croak('handle must be an AnyEvent::Handle, or an object with its methods')
         unless Scalar::Util::blessed($handle)
         && ($handle->can('push_write') || $handle->can('AUTOLOAD'));
-    my $role = $args->{role};
+    my $role = $self->role;
     Carp::croak("role must be 'client' or 'server'") if defined $role && !$ROLE{$role};
+    _number(close_timeout => $self->{close_timeout});
 
+    # By methods, since a derived class may have its own.
     no warnings 'once';
-    my $max_payload_size = _number(max_payload_size => $args->{max_payload_size},
+    my $max_payload_size = _number(max_payload_size => $self->max_payload_size,
         $Protocol::WebSocket::Frame::MAX_PAYLOAD_SIZE // 65536);
-    my $max_fragments = _number(max_fragments => $args->{max_fragments},
+    my $max_fragments = _number(max_fragments => $self->max_fragments,
         $Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT // 128);
 
-    @$self{qw(handle masked validate_utf8 close_timeout)} = ($handle, 0, 1, 30);
-    exists $args->{$_} and $self->{$_} = $args->{$_}
-        for qw(masked subprotocol max_payload_size max_fragments close_code close_reason close_error
-        role);
-    defined $args->{validate_utf8} and $self->{validate_utf8} = $args->{validate_utf8};
-    defined $args->{close_timeout}
-        and $self->{close_timeout} = _number(close_timeout => $args->{close_timeout});
-
     AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
-        !!$self->{masked}, !!$self->{validate_utf8}, $max_fragments, $max_payload_size);
+        !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size);
     AnyEvent::WebSocket::Connection::Shim::install($self, $handle);
 }
 
@@ -359,7 +361,9 @@ An exception in a callback for C<parse_error> or C<finish> goes where the event 
 An open connection whose last reference goes away does what C<close> does: what is unsent is sent, then
 Close 1000, and the socket closes when the peer has closed its side (or does not within 30 seconds). At the
 end of the program Close 1001 is tried, once and without a word. A process forked from the one that made
-the connection does neither.
+the connection does neither; a process that leaves its connection to one it has forked calls C<destroy> on
+the handle first, which says nothing to the peer. (The reference may go before the end of the program, as
+that in a lexical variable does when C<exit> is called: then it is Close 1000.)
 
 A connection that was cloned into another thread has nothing behind it: its methods do nothing.
 
@@ -419,6 +423,11 @@ C<next> or C<last>, which left a callback with a warning, is an exception there.
 =item *
 
 After C<finish> the callbacks are forgotten, so that a connection they refer to can go.
+
+=item *
+
+The class is not made with Moo. A derived class can be, and may redeclare attributes, but not extend them with
+C<has '+name'>.
 
 =item *
 

@@ -10,7 +10,7 @@ our $VERSION = '1.000';
 
 use AE           ();
 use Errno        qw(EBADF);
-use Scalar::Util qw(blessed weaken);
+use Scalar::Util qw(blessed reftype weaken);
 
 use AnyEvent::WebSocket::Connection::Linger ();
 
@@ -149,28 +149,39 @@ sub on_close {
     @$connection{qw(close_code close_reason)} = ($code, $reason);
 }
 
-# With arguments of its own, whatever it does to its @_.
-sub run {
-    my ($callback, @arguments) = @_;
-    $callback->(@arguments);
+# Runs the callbacks for an event that comes once, with arguments of their own, whatever they do to their @_.
+# One that is added or cancelled by another counts.
+sub run_callbacks {
+    my ($connection, $event, $text) = @_;
+    my $ran;
+    while (my $callback = next_callback($connection, $event)) {
+        $ran = 1;
+        $callback->(my $argument = $connection, my $argument_text = $text);
+    }
+    return $ran;
+}
+
+# Runs code, then other code in any case; what the first one throws is thrown then.
+sub finally {
+    my ($code, $finally) = @_;
+    my $done = eval { $code->(); 1 };
+    my $exception = $@;
+    $finally->();
+    die $exception unless $done;
 }
 
 sub on_failure {
-    my ($connection, $text, @instead) = @_;
-    my @callbacks = callbacks($connection, 'parse_error');
-    my $done = eval {
-        for my $callback (@callbacks ? @callbacks : @instead) { run($callback, $connection, $text) }
-        1;
-    };
-    my $exception = $@;
-    shut_down($connection);
-    die $exception unless $done;
+    my ($connection, $text) = @_;
+    finally(sub { run_callbacks($connection, 'parse_error', $text) }, sub { shut_down($connection) });
 }
 
 # A callback of the program died, and that has failed the connection (compat C15).
 sub on_exception {
     my ($connection, $exception) = @_;
-    on_failure($connection, $exception, sub { warn $_[1] });
+    finally(
+        sub { run_callbacks($connection, 'parse_error', $exception) or warn $exception },
+        sub { shut_down($connection) },
+    );
 }
 
 sub on_finish {
@@ -178,10 +189,8 @@ sub on_finish {
     finish($connection) or return;
     shut_down_handle(handle($connection));
     $connection->{close_error} = $text if defined $text;
-    my @callbacks = callbacks($connection, 'finish');
-    # None of them will run any more; forgetting them ends their hold on the connection.
-    forget_callbacks($connection);
-    for my $callback (@callbacks) { run($callback, $connection, $text) }
+    # No callback will run any more after these; forgetting them ends their hold on the connection.
+    finally(sub { run_callbacks($connection, 'finish', $text) }, sub { forget_callbacks($connection) });
 }
 
 # A Close frame is out: nothing follows it, and the peer is waited for.
@@ -193,21 +202,29 @@ sub shut_down {
 
 sub start_close_timer {
     my ($connection) = @_;
-    my $after = $connection->{close_timeout};
-    restart_close_timer($connection, $after) if $after && !has_timer($connection);
+    restart_close_timer($connection) if $connection->{close_timeout} && !has_timer($connection);
 }
 
-# Cuts off a peer that neither closes nor sends (compat D6).
+# Cuts off a peer that neither closes, nor sends, nor takes what there is for it (compat D6).
 sub restart_close_timer {
-    my ($connection, $after) = @_;
+    my ($connection) = @_;
+    my $unsent = unsent(handle($connection));
     weaken $connection;
-    keep_timer($connection, AE::timer($after, 0, sub {
+    keep_timer($connection, AE::timer($connection->{close_timeout}, 0, sub {
         return if !$connection || is_destroyed($connection);
-        return restart_close_timer($connection, $after) if has_received($connection);
         my $handle = handle($connection);
-        on_finish($connection, 'close timeout');
-        $handle->destroy;
+        return restart_close_timer($connection) if has_received($connection) || unsent($handle) < $unsent;
+        finally(sub { on_finish($connection, 'close timeout') }, sub { $handle->destroy });
     }));
+}
+
+# How much the handle still has to send.
+sub unsent {
+    my ($handle) = @_;
+    return 0 unless (reftype($handle) // '') eq 'HASH';
+    my $unsent = 0;
+    $unsent += length($handle->{$_} // '') for qw(wbuf _tls_wbuf);
+    return $unsent;
 }
 
 1;
