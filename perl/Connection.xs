@@ -1,4 +1,4 @@
-/* What Perl calls: argument checks, and croaking at the caller's line. The work is done in shim/. */
+/* What Perl calls: arguments, and croaking at the caller's line. The work is done in shim/. */
 #include "shim.h"
 
 /* A reference that keeps a connection alive to the end of the statement: what is called may let go of it,
@@ -293,7 +293,7 @@ void
 keep_timer(live_shim *s, SV *watcher)
   CODE:
     SvREFCNT_dec(s->timer);
-    s->timer = SvOK(watcher) ? newSVsv(watcher) : NULL;
+    s->timer = newSVsv(watcher);
     s->received = FALSE;
 
 bool

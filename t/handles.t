@@ -77,8 +77,10 @@ for my $case ([timeout => qw(receiving sending)], [rtimeout => 'receiving'], [wt
     my $on_timeout = "on_$timeout";
     for my $traffic (@put_off_by) {
         subtest "$timeout is put off by $traffic, and comes without it (C20)" => sub {
+            AE::now_update;
+            my $last = AE::time;
             my ($connection, $peer) = connection_and_peer();
-            my ($last, @gaps, $rounds) = (AE::time);
+            my (@gaps, $rounds);
             $connection->on(each_message => sub { $last = $_[1]->body });
             $connection->handle->$on_timeout(sub { push @gaps, AE::time - $last });
             $connection->handle->$timeout($TIMEOUT);

@@ -5,7 +5,7 @@ use warnings;
 use lib 't/lib';
 use Scalar::Util ();
 use Test2::V0;
-use Peer qw(socket_pair handle_on connection_and_peer frame read_frames run_until);
+use Peer qw(socket_pair handle_on connection_and_peer frame read_frames run_until settle);
 
 use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
@@ -415,6 +415,49 @@ subtest 'a message can be built, sent, and echoed back as received (C3, C4)' => 
     my @sent = ([1, 'text'], [2, "\x00\x80\xFF"], [1, '0'], [2, '0'], [1, ''], [1, "caf\xC3\xA9"]);
     syswrite $peer, join '', map { frame(opcode => $_->[0], payload => $_->[1]) } @sent;
     is [map { [$_->{opcode}, $_->{payload}] } read_frames($peer, scalar @sent)], \@sent;
+};
+
+
+subtest 'Moo extends with attributes redeclared (C2)' => sub {
+    eval { require Moo; 1 } or skip_all 'Moo is missing';
+    eval q{
+        package Local::Moo::Client;
+        use Moo;
+        extends 'AnyEvent::WebSocket::Connection';
+        has masked           => (is => 'ro', default => sub { 1 });
+        has max_payload_size => (is => 'ro', default => sub { 5 });
+        1;
+    } or die $@;
+    my ($connection, $peer) = connection_and_peer(class => 'Local::Moo::Client');
+    is [$connection->masked, $connection->max_payload_size], [1, 5], 'its defaults hold';
+    $connection->send('x');
+    is [map { $_->{masked} } read_frames($peer, 1)], [1], 'and are what counts: masked';
+    my @errors;
+    $connection->on(parse_error => sub { push @errors, $_[1] });
+    syswrite $peer, frame(payload => '123456');
+    run_until { @errors } 'the limit';
+    like $errors[0], qr/\APayload is too big.*\(5\)/, 'and limited';
+};
+
+subtest 'a plain subclass with accessors of its own (C2)' => sub {
+    { package Local::Masked; our @ISA = ('AnyEvent::WebSocket::Connection'); sub masked { 1 } }
+    my ($connection, $peer) = connection_and_peer(class => 'Local::Masked');
+    $connection->send('x');
+    is [map { $_->{masked} } read_frames($peer, 1)], [1], 'they are what counts';
+};
+
+subtest 'another connection takes over the handle (C20)' => sub {
+    my ($old, $peer) = connection_and_peer();
+    settle();
+    my $new = AnyEvent::WebSocket::Connection->new(handle => $old->handle);
+    undef $old;
+    my @got;
+    $new->on(each_message => sub { push @got, $_[1]->body; $_[0]->send('reply') });
+    $new->on(finish => sub { push @got, 'finish' });
+    syswrite $peer, frame(payload => 'message');
+    run_until { @got } 'the message';
+    is \@got, ['message'], 'the new one receives';
+    is [map { [@$_{qw(opcode payload)}] } read_frames($peer, 1)], [[1, 'reply']], 'and sends; the old one said nothing';
 };
 
 done_testing;

@@ -3,6 +3,7 @@
 use strict;
 use warnings;
 use lib 't/lib';
+use Scalar::Util ();
 use Test2::V0;
 use AnyEvent;
 use IO::Select;
@@ -411,6 +412,39 @@ subtest 'two connections do not mix (C12)' => sub {
     }
     run_until { !grep { @$_ < @$expected } @lists } 'all messages';
     is $_, $expected for @lists;
+};
+
+
+subtest 'large bodies that the program keeps in any way (C2)' => sub {
+    my $size = 40_000;
+    my @kept;
+    my %keep = (
+        'the message'            => sub { push @kept, [sub { $_[0]->body }, $_[1]] },
+        'its body'               => sub { push @kept, [sub { $_[0] }, $_[1]->body] },
+        'a reference to the body' => sub { push @kept, [sub { ${ $_[0] } }, \$_[1]{body}] },
+        'the arguments'          => sub { push @kept, [sub { $_[0][1]->body }, \@_] },
+        'an argument'            => sub { push @kept, [sub { ${ $_[0] }->body }, \$_[1]] },
+        'an alias'               => sub { push @kept, [sub { $_[0]->() }, map { my $r = \$_; sub { $$r } } $_[1]->body] },
+        'the hash under another class' => sub { push @kept, [sub { $_[0]{body} }, bless $_[1], 'Local::Other'] },
+        'a message whose argument was overwritten' =>
+            sub { my $message = $_[1]; $_[1] = 0; push @kept, [sub { $_[0]->body }, $message] },
+        'a message whose argument was weakened' => sub {
+            my $message = $_[1];
+            Scalar::Util::weaken($_[1]);
+            push @kept, [sub { $_[0]->body }, $message];
+        },
+    );
+    for my $what (sort keys %keep) {
+        my ($connection, $peer) = connection_and_peer(max_payload_size => 0);
+        @kept = ();
+        my $count = 0;
+        $connection->on(each_message => sub { $count++; &{ $keep{$what} } });
+        my @bodies = map { chr(ord('a') + $_) x $size } 0 .. 4;
+        write_all($peer, join '', map { frame(payload => $_) } @bodies);
+        run_until { $count == @bodies } $what;
+        my @now = map { my ($get, @what) = @$_; $get->(@what) } @kept;
+        ok @now == @bodies && !(grep { ($now[$_] // '') ne $bodies[$_] } 0 .. $#bodies), $what;
+    }
 };
 
 done_testing;

@@ -573,4 +573,31 @@ sub eof_on {
     return defined $n && $n == 0;
 }
 
+
+subtest 'the queue of the handle itself is sent (C20)' => sub {
+    for my $masked (0, 1) {
+        my ($connection, $peer) = connection_and_peer(masked => $masked);
+        # More than the socket takes, so that the rest is in the queue.
+        $connection->send('x' x (1 << 20));
+        my $queue = $connection->handle->{wbuf};
+        ok length $queue, 'there is a queue';
+        $connection->send($connection->handle->{wbuf});
+        my @frames = read_frames($peer, 2);
+        ok $frames[1]{payload} eq $queue, "masked = $masked: as it was";
+    }
+};
+
+subtest 'send returns the connection, whatever becomes of the reference (C6, C14)' => sub {
+    my %connections;
+    my $peer;
+    ($connections{it}, $peer) = connection_and_peer();
+    $connections{it}->on(finish => sub { delete $connections{it} });
+    settle();
+    close $peer;
+    my $returned = $connections{it}->send('x');
+    ok !%connections, 'the callback has let go of it';
+    ref_ok $returned, 'HASH', 'it is returned';
+    ref_is $returned->send('y')->close, $returned, 'and still harmless';
+};
+
 done_testing;

@@ -11,7 +11,8 @@
 
 #define AEWS_PACKAGE "AnyEvent::WebSocket::Connection"
 
-/* The events a program can register for; the order is that of aews_event_names. */
+/* The events a program can register for; the order is that of event_names in
+ * callbacks.c. */
 enum { ON_NEXT_MESSAGE, ON_EACH_MESSAGE, ON_PARSE_ERROR, ON_FINISH, ON_COUNT };
 
 /* A program's callbacks for one event: references to code, and for each of them the coderef that

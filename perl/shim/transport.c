@@ -146,10 +146,12 @@ bool transport_absorb(pTHX_ shim *s, SV *handle) {
     return TRUE;
 }
 
-/* Whether the handle is somebody else's by now: another connection's, or the program's own. */
+/* Whether the handle is somebody else's by now: another connection's, or the program's own. Those of derived
+ * classes may have put something around our code, so that it cannot be told. */
 bool transport_is_lost(pTHX_ shim *s) {
     HV *handle = handle_hash(s);
-    return handle && hash_true(aTHX_ handle, context_get(aTHX)->key.on_read) && !on_read_is_ours(aTHX_ s, handle);
+    return is_plain(aTHX_ handle) && hash_true(aTHX_ handle, context_get(aTHX)->key.on_read) &&
+           !on_read_is_ours(aTHX_ s, handle);
 }
 
 /* Whether the program wants to read by itself, or has started TLS. */

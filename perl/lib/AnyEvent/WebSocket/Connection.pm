@@ -95,7 +95,8 @@ sub BUILD {
         $Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT // 128);
 
     AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
-        !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size);
+        !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size)
+        or Carp::croak('this connection has been set up already');
     AnyEvent::WebSocket::Connection::Shim::install($self, $handle);
 }
 
