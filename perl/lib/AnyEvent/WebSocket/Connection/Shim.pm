@@ -43,8 +43,7 @@ sub install {
 # let go of in its own callback. This is what it would do first.
 sub when_idle {
     my ($code) = @_;
-    AnyEvent::detect();
-    my $emulated = AnyEvent->can('idle') == AnyEvent::Base->can('idle');
+    my $emulated = AnyEvent::detect()->can('idle') == AnyEvent::Base->can('idle');
     return $emulated ? AE::timer(0.05, 0, $code) : AE::idle($code);
 }
 
