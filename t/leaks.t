@@ -26,22 +26,30 @@ sub open_descriptors {
     return scalar grep { my $copy = POSIX::dup($_); defined $copy && POSIX::close($copy) } 0 .. 255;
 }
 
+# Some event loops have idle watchers of AnyEvent's making, which let time pass. With them a few rounds
+# have to do, and say nothing about memory.
+my $started = AE::time;
+turn() for 1 .. 5;
+my $slow = AE::time - $started > 0.15;
+diag 'this event loop is slow to be idle: memory is not measured' if $slow;
+
 # Runs code over and over. The first rounds fill what is kept for reuse; from then on neither
 # descriptors nor memory grow. A leak makes most of the five windows grow, anything else only some.
 sub stays_flat {
     my ($name, $warm_up, $rounds, $allowed, $code) = @_;
+    ($warm_up, $rounds) = (1, 1) if $slow;
     $code->() for 1 .. $warm_up;
     turn() for 1 .. 5;
     my $descriptors = open_descriptors();
     my @grown;
-    for my $window (1 .. 5) {
+    for my $window (1 .. ($slow ? 1 : 5)) {
         my $before = resident() // last;
         $code->() for 1 .. $rounds;
         push @grown, (resident() - $before) / $rounds;
     }
     turn() for 1 .. 5;
     is open_descriptors(), $descriptors, "$name: descriptors";
-    return unless @grown;
+    return if $slow || !@grown;
     my $usual = (sort { $a <=> $b } @grown)[2];
     cmp_ok $usual, '<=', $allowed, "$name: bytes per round";
 }
@@ -133,6 +141,14 @@ my %ENDING = (
         undef $_[0];
         drain($peer);
     },
+    'close, then drop' => sub {
+        my (undef, $peer) = @_;
+        # The close timeout runs.
+        $_[0]->{close_timeout} = 30;
+        $_[0]->close;
+        undef $_[0];
+        drain($peer);
+    },
     'drop in a callback' => sub {
         my (undef, $peer) = @_;
         my $connection = $_[0];
@@ -179,7 +195,7 @@ my %MAKE = (
     'through the handle' => \&connection_through_handle,
 );
 
-# 15 endings, 2 transports and 135 rounds: about 4,000 connections.
+# 16 endings, 2 transports and 135 rounds: about 4,000 connections.
 subtest 'many connections' => sub {
     for my $transport (sort keys %MAKE) {
         for my $ending (sort keys %ENDING) {

@@ -300,6 +300,24 @@ subtest 'a failure is told to the peer before parse_error runs the loop' => sub 
     };
 };
 
+subtest 'a failure is told to the peer before parse_error runs (D1)' => sub {
+    in_each_way {
+        my ($name, $make) = @_;
+        my ($connection, $peer) = $make->();
+        my $got;
+        $connection->on(each_message => sub {
+            my ($connection, $message) = @_;
+            $connection->send('reply to ' . $message->body);
+            die "oops\n" if $message->body == 3;
+        });
+        # It does not run the loop, nor return before it has looked.
+        $connection->on(parse_error => sub { $got = arrived($peer) });
+        syswrite $peer, join '', map { frame(payload => $_) } 1 .. 5;
+        run_until { $got } $name;
+        is $got, [(map { "reply to $_" } 1 .. 3), pack 'n', 1011], $name;
+    };
+};
+
 subtest 'deep nesting' => sub {
     my $levels = 12;
     in_each_way {

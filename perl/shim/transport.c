@@ -23,6 +23,8 @@
 #define CORK_PAYLOAD_LEN 16384
 /* How much is read while a callback holds up the delivery, before reading is paused. */
 #define READ_AHEAD_LEN (1 << 20)
+/* How much is read at the end: what a socket may have, with the usual limits, but not for ever. */
+#define DRAIN_LEN (8 << 20)
 /* What wbuf may keep for the next time. */
 #define WBUF_KEPT_LEN 4096
 
@@ -159,15 +161,16 @@ static bool taken_over(pTHX_ shim *s, HV *handle) {
     context *cxt = context_get(aTHX);
     SV *queue = hash_value(aTHX_ handle, cxt->key.queue);
     return !on_read_is_ours(aTHX_ s, handle) || hash_true(aTHX_ handle, cxt->key.tls) ||
-           (queue && SvROK(queue) && av_top_index((AV *)SvRV(queue)) >= 0);
+           (queue && SvROK(queue) && SvTYPE(SvRV(queue)) == SVt_PVAV && av_top_index((AV *)SvRV(queue)) >= 0);
 }
 
 /* Takes what has arrived though writing has failed: the peer's last words, most often. */
 void transport_drain(pTHX_ shim *s) {
     HV *handle = handle_hash(s);
+    size_t received = 0, total = 0;
     if (s->direct && is_plain(aTHX_ handle) && !taken_over(aTHX_ s, handle))
-        while (aews_conn_read(s->core, handle_fd(aTHX_ handle), NULL) == AEWS_OK)
-            ;
+        while (total < DRAIN_LEN && aews_conn_read(s->core, handle_fd(aTHX_ handle), &received) == AEWS_OK)
+            total += received;
 }
 
 static void hand_over(pTHX_ shim *s) {
@@ -195,7 +198,7 @@ void transport_resume(pTHX_ shim *s) {
 void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
     HV *handle = handle_hash(s);
     /* An object that wraps a handle may pass that on as the argument of on_read. */
-    SV *given = items ? sv_mortalcopy(ST(0)) : &PL_sv_undef;
+    SV *given = items && !s->direct ? sv_mortalcopy(ST(0)) : &PL_sv_undef;
     if (s->direct && is_plain(aTHX_ handle) && taken_over(aTHX_ s, handle)) {
         bool ours = on_read_is_ours(aTHX_ s, handle);
         hand_over(aTHX_ s);
