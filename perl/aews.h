@@ -203,7 +203,7 @@ aews_status aews_conn_output(const aews_conn *conn, const uint8_t **data, size_t
 aews_status aews_conn_consume_output(aews_conn *conn, size_t len);
 
 /* Sends up to three slices, one behind the other, to the socket `fd`, in one system call, without
- * blocking and without raising a signal. `*sent` is how many bytes of them the socket took. AEWS_OK,
+ * blocking and without raising a signal. AEWS_OK (`*sent` is how many bytes of them the socket took),
  * AEWS_AGAIN, AEWS_ERR_IO; AEWS_ERR_MISUSE for more slices. */
 aews_status aews_send(int fd, const aews_slice *slices, size_t count, size_t *sent);
 

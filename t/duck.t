@@ -539,4 +539,20 @@ subtest "the bytes in {rbuf} are the program's, too (C21)" => sub {
     ok lives { $duck->{on_read}->($duck) }, 'no buffer at all is fine';
 };
 
+subtest 'a handle whose `destroyed` dies (C21)' => sub {
+    {
+        package Local::Grumpy;
+        our @ISA = ('AnyEvent::Handle');
+        sub destroyed { die "none of your business\n" }
+    }
+    my ($ours, $peer) = socket_pair();
+    AnyEvent::fh_unblock($peer);
+    my $connection = AnyEvent::WebSocket::Connection->new(handle => Local::Grumpy->new(fh => $ours));
+    my @got;
+    $connection->on(each_message => sub { push @got, $_[1]->body });
+    syswrite $peer, frame(payload => 'message');
+    run_until { @got } 'the message';
+    is \@got, ['message'], 'counts as not destroyed';
+};
+
 done_testing;

@@ -66,7 +66,7 @@ static void deliver(pTHX_ shim *s, void *data) {
     class.stash = cxt->message_stash;
     class.body_key = cxt->key.body;
     class.opcode_key = cxt->key.opcode;
-#ifdef MYMALLOC
+#if defined(MYMALLOC) || defined(PERL_TRACK_MEMPOOL)
     class.adopt = 0;
 #else
     class.adopt = 1;
@@ -134,8 +134,9 @@ static void round_of_delivery(pTHX_ shim *s, outcome *out) {
 static void protect_globals(pTHX) {
     if (SvROK(ERRSV) || SvTRUE(ERRSV))
         save_scalar(PL_errgv);
-    SAVE_DEFSV;
-    DEFSV_set(newSV(0));
+    /* Not SAVE_DEFSV, which does not free what it finds at the end. */
+    SAVEGENERICSV(GvSV(PL_defgv));
+    GvSV(PL_defgv) = newSV(0);
 }
 
 /* Calls a function of the Perl part. What it throws goes to the event loop (compat C15), but only

@@ -37,31 +37,28 @@ static bool is_plain(pTHX_ HV *handle) {
     return handle && SvOBJECT(handle) && SvSTASH(handle) == context_get(aTHX)->handle_stash;
 }
 
+static void ask_destroyed(pTHX_ shim *s, void *answer) {
+    dSP;
+    PUSHMARK(SP);
+    XPUSHs(s->handle);
+    PUTBACK;
+    call_method("destroyed", G_SCALAR);
+    SPAGAIN;
+    *(bool *)answer = SvTRUE(*SP);
+    SP--;
+    PUTBACK;
+}
+
 bool handle_destroyed(pTHX_ shim *s) {
     SV *handle = SvRV(s->handle);
-    SV *answer;
-    bool destroyed;
+    bool destroyed = FALSE;
     if (SvSTASH(handle) == context_get(aTHX)->handle_stash)
         return FALSE;
     if (SvSTASH(handle) == context_get(aTHX)->destroyed_stash)
         return TRUE;
-    if (!gv_fetchmethod_autoload(SvSTASH(handle), "destroyed", FALSE))
-        return FALSE;
-    ENTER;
-    SAVETMPS;
-    {
-        dSP;
-        PUSHMARK(SP);
-        XPUSHs(s->handle);
-        PUTBACK;
-        call_method("destroyed", G_SCALAR);
-        SPAGAIN;
-        answer = POPs;
-        destroyed = SvTRUE(answer);
-        PUTBACK;
-    }
-    FREETMPS;
-    LEAVE;
+    if (gv_fetchmethod_autoload(SvSTASH(handle), "destroyed", FALSE))
+        /* One that dies has not been destroyed, as far as it says. */
+        SvREFCNT_dec(run_in_eval(aTHX_ s, ask_destroyed, &destroyed));
     return destroyed;
 }
 

@@ -89,7 +89,8 @@ sub close_frame {
 
 sub _mask {
     my ($payload, $mask) = @_;
-    return $payload ^ substr($mask x (length($payload) / 4 + 1), 0, length $payload);
+    # As strings, whatever perl holds the payload as.
+    return "$payload" ^ substr($mask x (length($payload) / 4 + 1), 0, length $payload);
 }
 
 # The frames at the start of a buffer, which are removed from it, as hashes of fin, rsv, opcode, masked,
