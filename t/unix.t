@@ -10,7 +10,7 @@ use AnyEvent::Handle;
 use AnyEvent::Socket qw(tcp_connect tcp_server);
 use AnyEvent::WebSocket::Connection;
 use File::Temp qw(tempdir);
-use Peer qw(run_until settle);
+use Peer qw(run_until settle history finished);
 
 my $CONNECTION = 'AnyEvent::WebSocket::Connection';
 my $MIB        = 1 << 20;
@@ -38,16 +38,6 @@ sub unix_connections {
     undef $_ for $client, $server;
     return @connections;
 }
-
-sub history {
-    my ($connection) = @_;
-    my @history;
-    $connection->on(each_message => sub { push @history, $_[1]->body });
-    $connection->on(finish       => sub { push @history, [finish => $_[1]] });
-    return \@history;
-}
-
-sub finished { my ($history) = @_; return scalar grep { ref } @$history }
 
 my @BODIES = ('', '0', "\xE2\x82\xAC", 'm' x 70_000, 'l' x (3 * $MIB), 'end');
 

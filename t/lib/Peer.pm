@@ -19,6 +19,7 @@ our @EXPORT_OK = qw(
     run_until run_for settle
     record start_program program_socket nested
     connection_through_handle trickle trickle_all receive_frames
+    history finished payloads short narrow_pair
 );
 
 our %EXPORT_TAGS = (all => \@EXPORT_OK);
@@ -290,6 +291,30 @@ sub write_all {
         !length $bytes || (!defined $n && !$!{EAGAIN});
     } 'writing';
     return !length $bytes;
+}
+
+# What a connection tells the program, as a list: bodies of messages, then [finish => text].
+sub history {
+    my ($connection) = @_;
+    my @history;
+    $connection->on(each_message => sub { push @history, $_[1]->body });
+    $connection->on(finish       => sub { push @history, [finish => $_[1]] });
+    return \@history;
+}
+
+sub finished { my ($history) = @_; return scalar grep { ref } @$history }
+
+sub payloads { return [map { $_->{payload} } @_] }
+
+# Long payloads by their start and length, so that a difference is readable.
+sub short { return [map { length > 40 ? substr($_, 0, 20) . '...' . length : $_ } @{ $_[0] }] }
+
+# A socket that takes little at a time.
+sub narrow_pair {
+    my ($ours, $theirs) = socket_pair();
+    setsockopt $_, SOL_SOCKET, SO_SNDBUF, pack 'i', 4096 or die "SO_SNDBUF: $!" for $ours, $theirs;
+    AnyEvent::fh_unblock($theirs);
+    return ($ours, $theirs);
 }
 
 1;
