@@ -233,8 +233,8 @@ are always checked.
 =head2 close_timeout
 
 Number, seconds, default 30; 0 for none. How long, once a Close frame was sent, to wait for a peer that
-neither closes its side nor sends anything. It is cut off then, and C<finish> gets the text
-C<close timeout>.
+neither closes its side, nor sends anything, nor takes what is still to be sent. It is cut off then, and
+C<finish> gets the text C<close timeout>.
 
 =head2 close_code
 
