@@ -113,9 +113,18 @@ static void touch(pTHX_ shim *s, bool reading) {
 /* ---- reading ---- */
 
 static void handle_error(pTHX_ shim *s, int error) {
+    HV *handle = handle_hash(s);
     SV *fatal = sv_2mortal(newSViv(1));
-    if (!s->quiet)
-        call_handle(aTHX_ s, "_error", sv_2mortal(newSViv(error)), fatal, 0);
+    if (s->quiet)
+        return;
+    if (is_plain(aTHX_ handle) && handle_fd(aTHX_ handle) < 0) {
+        /* Nothing of this can be sent any more. The handle would linger over it, on a descriptor that
+         * some event loops take for another. */
+        SV *wbuf = hash_value(aTHX_ handle, context_get(aTHX)->key.wbuf);
+        if (wbuf)
+            sv_setpvs(wbuf, "");
+    }
+    call_handle(aTHX_ s, "_error", sv_2mortal(newSViv(error)), fatal, 0);
 }
 
 /* Whether what the handle reads comes to us. */

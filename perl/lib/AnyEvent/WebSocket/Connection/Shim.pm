@@ -52,7 +52,10 @@ sub when_idle {
 sub start_reading {
     my ($handle) = @_;
     # Some event loops take a watcher on a closed descriptor for one on another.
-    return $handle->_error(EBADF, 1) unless defined fileno $handle->{fh};
+    if (!defined fileno $handle->{fh}) {
+        $handle->{wbuf} = '';
+        return $handle->_error(EBADF, 1);
+    }
     $handle->{_rw} = AE::io($handle->{fh}, 0, $handle->{on_read});
 }
 
