@@ -10,20 +10,12 @@ use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 use Errno;
 use Peer qw(
-    connection_and_peer connection_pair tcp_pair handle_on frame close_frame parse_frames read_frames
+    connection_and_peer connection_pair tcp_pair handle_on frame close_frame read_frames
     read_until_eof write_all run_until run_for settle record
 );
+use Ending qw(rest_of);
 use Socket qw(SOL_SOCKET SO_LINGER);
 use Test2::V0;
-
-# The frames that come until EOF, as opcode and payload.
-sub rest_of {
-    my ($peer) = @_;
-    my $bytes  = read_until_eof($peer);
-    my @frames = map { [$_->{opcode}, $_->{payload}] } parse_frames($bytes);
-    is length $bytes, 0, 'no part of a frame at the end';
-    return \@frames;
-}
 
 # Whether EOF has come on the peer's socket, of which nothing else is expected.
 sub is_at_eof {

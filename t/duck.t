@@ -12,7 +12,7 @@ use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 use Socket;
 use Peer qw(
-    socket_pair frame close_frame parse_frames receive_frames read_until_eof write_all run_until settle
+    socket_pair frame close_frame parse_frames receive_frames read_until_eof write_all run_until settle history finished
 );
 
 my $CONNECTION = 'AnyEvent::WebSocket::Connection';
@@ -108,17 +108,6 @@ sub make_ready {
     return;
 }
 
-# What a connection tells the program, in order.
-sub history {
-    my ($connection) = @_;
-    my @history;
-    $connection->on(each_message => sub { push @history, $_[1]->body });
-    $connection->on(parse_error  => sub { push @history, [parse_error => $_[1]] });
-    $connection->on(finish       => sub { push @history, [finish => $_[1]] });
-    return \@history;
-}
-
-sub finished { my ($history) = @_; return scalar grep { ref && $_->[0] eq 'finish' } @$history }
 
 sub payloads { return [map { $_->{payload} } @_] }
 

@@ -11,6 +11,7 @@ use Peer qw(
     connection_and_peer frame close_frame parse_frames read_until_eof run_until settle nested record
     start_program
 );
+use Ending qw(rest_of);
 use Scalar::Util qw(weaken);
 use Test2::V0;
 
@@ -24,14 +25,6 @@ use Test2::V0;
     package Test::Exception::False;
     our @ISA = ('Test::Exception');
     use overload bool => sub { '' }, '""' => sub { '' }, fallback => 1;
-}
-
-sub rest_of {
-    my ($peer) = @_;
-    my $bytes  = read_until_eof($peer);
-    my @frames = map { [$_->{opcode}, $_->{payload}] } parse_frames($bytes);
-    is length $bytes, 0, 'no part of a frame at the end';
-    return \@frames;
 }
 
 my $CLOSE_1011 = [8, pack 'n', 1011];

@@ -5,21 +5,13 @@ use warnings;
 use lib 't/lib';
 use Test2::V0;
 use Peer qw(
-    connection_and_peer connection_through_handle frame close_frame read_until_eof write_all run_until record trickle
+    connection_and_peer frame close_frame read_until_eof write_all run_until record trickle
 );
+use Ways qw(on_both_ways);
 
 use AnyEvent::WebSocket::Connection;
 
 my $HAVE_PROTOCOL_WEBSOCKET = eval { require Protocol::WebSocket::Frame; 1 };
-
-# Runs a test with bytes that are read past the handle, and with bytes that come through it.
-sub on_both_ways {
-    my ($name, $test) = @_;
-    my $context = context();
-    subtest "$name, directly"           => $test, \&connection_and_peer;
-    subtest "$name, through the handle" => $test, \&connection_through_handle;
-    $context->release;
-}
 
 sub too_big {
     my ($length, $limit) = @_;

@@ -8,20 +8,12 @@ use Test2::V0;
 use AnyEvent;
 use IO::Select;
 use Peer qw(
-    socket_pair connection_and_peer connection_through_handle frame close_frame
+    socket_pair connection_and_peer frame close_frame
     read_frames read_until_eof write_all run_until settle record trickle
 );
+use Ways qw(on_both_ways);
 
 use AnyEvent::WebSocket::Connection;
-
-# Runs a test with bytes that are read past the handle, and with bytes that come through it.
-sub on_both_ways {
-    my ($name, $test) = @_;
-    my $context = context();
-    subtest "$name, directly"           => $test, \&connection_and_peer;
-    subtest "$name, through the handle" => $test, \&connection_through_handle;
-    $context->release;
-}
 
 # Every message as "opcode:body", in an array that fills as they come.
 sub messages_of {

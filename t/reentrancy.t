@@ -11,17 +11,10 @@ use Peer qw(
     connection_and_peer connection_pair connection_through_handle frame close_frame parse_frames read_frames
     read_until_eof write_all run_until run_for settle nested record start_program
 );
+use Ending qw(rest_of);
 use Scalar::Util qw(weaken);
 use Test2::V0;
 use Time::HiRes ();
-
-sub rest_of {
-    my ($peer) = @_;
-    my $bytes  = read_until_eof($peer);
-    my @frames = map { [$_->{opcode}, $_->{payload}] } parse_frames($bytes);
-    is length $bytes, 0, 'no part of a frame at the end';
-    return \@frames;
-}
 
 # What has come to the peer by now.
 sub arrived {

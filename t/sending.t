@@ -8,23 +8,15 @@ use JSON::PP ();
 use POSIX ();
 use Test2::V0;
 use Peer qw(
-    connection_and_peer connection_through_handle frame close_frame parse_frames
+    connection_and_peer frame close_frame parse_frames
     read_frames read_until_eof run_until settle record
 );
+use Ways qw(on_both_ways);
 
 use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 
 sub message { return AnyEvent::WebSocket::Message->new(@_) }
-
-# Runs a test with frames that go past the handle, and with frames that go through its methods.
-sub on_both_ways {
-    my ($name, $test) = @_;
-    my $context = context();
-    subtest "$name, directly"           => $test, \&connection_and_peer;
-    subtest "$name, through the handle" => $test, \&connection_through_handle;
-    $context->release;
-}
 
 # What is there to read without the event loop having run.
 sub on_the_wire {

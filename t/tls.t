@@ -20,7 +20,7 @@ use AnyEvent;
 use AnyEvent::Handle;
 use AnyEvent::WebSocket::Connection;
 use Scalar::Util qw(weaken);
-use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until settle);
+use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until settle history finished);
 
 my $CONNECTION = 'AnyEvent::WebSocket::Connection';
 my $MIB        = 1 << 20;
@@ -97,17 +97,6 @@ sub tls_connections {
         $CONNECTION->new(handle => tls_handle($theirs, 'accept'),  max_payload_size => 0),
     );
 }
-
-sub history {
-    my ($connection) = @_;
-    my @history;
-    $connection->on(each_message => sub { push @history, $_[1]->body });
-    $connection->on(parse_error  => sub { push @history, [parse_error => $_[1]] });
-    $connection->on(finish       => sub { push @history, [finish => $_[1]] });
-    return \@history;
-}
-
-sub finished { my ($history) = @_; return scalar grep { ref && $_->[0] eq 'finish' } @$history }
 
 # Bodies and payloads, long ones by their start and length.
 sub short { return [map { !ref && length > 40 ? substr($_, 0, 5) . '...' . length : $_ } @_] }

@@ -296,16 +296,17 @@ sub write_all {
     return !length $bytes;
 }
 
-# What a connection tells the program, as a list: bodies of messages, then [finish => text].
+# What a connection tells the program, as a list: bodies of messages, [parse_error => text], [finish => text].
 sub history {
     my ($connection) = @_;
     my @history;
     $connection->on(each_message => sub { push @history, $_[1]->body });
+    $connection->on(parse_error  => sub { push @history, [parse_error => $_[1]] });
     $connection->on(finish       => sub { push @history, [finish => $_[1]] });
     return \@history;
 }
 
-sub finished { my ($history) = @_; return scalar grep { ref } @$history }
+sub finished { my ($history) = @_; return scalar grep { ref && $_->[0] eq 'finish' } @$history }
 
 sub payloads { return [map { $_->{payload} } @_] }
 
