@@ -12,7 +12,8 @@ use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 use Socket;
 use Peer qw(
-    socket_pair frame close_frame parse_frames receive_frames read_until_eof write_all run_until settle history finished
+    socket_pair frame close_frame parse_frames receive_frames read_until_eof write_all run_until settle history
+    finished payloads
 );
 
 my $CONNECTION = 'AnyEvent::WebSocket::Connection';
@@ -108,8 +109,6 @@ sub make_ready {
     return;
 }
 
-
-sub payloads { return [map { $_->{payload} } @_] }
 
 # The frames that were written to an object in memory since the last time.
 sub written {
