@@ -178,6 +178,7 @@ handle(SV *self, ...)
     validate_utf8 = 5
     close_timeout = 6
     role = 7
+    max_message_size = 8
   PPCODE:
     if (items > 1)
         croak("%s is a read-only accessor", GvNAME(CvGV(cv)));
@@ -233,7 +234,7 @@ MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connect
 # What the Perl part calls.
 
 bool
-attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_fragments, UV max_payload_size)
+attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_fragments, UV max_payload_size, UV max_message_size)
   PREINIT:
     aews_config config;
     shim *s;
@@ -243,6 +244,7 @@ attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_f
     config.validate_utf8 = validate_utf8;
     config.max_fragments = max_fragments > U32_MAX ? U32_MAX : (U32)max_fragments;
     config.max_payload_size = max_payload_size;
+    config.max_message_size = max_message_size;
     s = shim_attach(aTHX_ (HV *)SvRV(self), handle, &config);
     RETVAL = s != NULL;
   OUTPUT:

@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Raised when a caller compiled against an older header would misbehave. */
-#define AEWS_ABI_VERSION 1
+#define AEWS_ABI_VERSION 2
 
 /* What a call came to. Numbers are never given another meaning. */
 typedef enum {
@@ -63,6 +63,9 @@ typedef struct {
     uint32_t max_fragments;
     /* Limit for the payload of one incoming frame, in bytes; 0 for none. */
     uint64_t max_payload_size;
+    /* Limit for the payloads of all frames of an incoming message together, in bytes; 0 for none but
+     * what the other two allow. */
+    uint64_t max_message_size;
 } aews_config;
 
 typedef enum {

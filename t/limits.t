@@ -1,4 +1,4 @@
-# max_payload_size and max_fragments (C16, D8).
+# max_payload_size, max_fragments (C16, D8) and max_message_size.
 
 use strict;
 use warnings;
@@ -206,6 +206,58 @@ subtest 'the fragments before the one that exceeds are not delivered, pings amon
         . frame(opcode => 9, payload => 'q');
     is read_until_eof($peer), frame(opcode => 10, payload => 'p') . close_frame(1009);
     is $record->{messages}, [];
+};
+
+sub message_too_big {
+    my ($length, $limit) = @_;
+    return "Message is too big: $length bytes are over max_message_size ($limit)";
+}
+
+on_both_ways 'messages of up to max_message_size bytes pass, over all their frames' => sub {
+    my ($pair) = @_;
+    my $with_pongs = join frame(opcode => 10, payload => 'not counted'), map { frame(%$_, payload => 'xxxxx') }
+        {opcode => 2, fin => 0}, {opcode => 0, fin => 0}, {opcode => 0, fin => 1};
+    for my $mask (undef, 'mask') {
+        my $name = defined $mask ? 'masked' : 'not masked';
+        for my $limit (3, 4, 10) {
+            my @more = (max_message_size => $limit, max_fragments => 11);
+            accepts($pair->(@more), frame(opcode => 2, payload => 'x' x $limit, mask => $mask), $limit,
+                "$limit of $limit in one frame, $name");
+            refuses($pair->(@more), frame(opcode => 2, payload => 'x' x ($limit + 1), mask => $mask),
+                message_too_big($limit + 1, $limit), $limit + 1 . " of $limit in one frame, $name");
+            accepts($pair->(@more), fragments($limit, mask => $mask), $limit, "$limit of $limit in fragments, $name");
+            refuses($pair->(@more), fragments($limit + 1, mask => $mask), message_too_big($limit + 1, $limit),
+                $limit + 1 . " of $limit in fragments, $name");
+        }
+    }
+    accepts($pair->(max_message_size => 15), $with_pongs, 15, 'control frames do not count');
+    refuses($pair->(max_message_size => 14), $with_pongs, message_too_big(15, 14), 'one less');
+};
+
+on_both_ways 'a message that is too big is found at the header of the frame that exceeds' => sub {
+    my ($pair) = @_;
+    my ($connection, $peer) = $pair->(max_message_size => 100, max_payload_size => 0);
+    my $record = record($connection);
+    trickle($connection, $peer, frame(opcode => 1, fin => 0, payload => 'x' x 100) . frame(opcode => 0, fin => 0));
+    is $record->{parse_errors}, [], 'a hundred bytes are within the limit';
+    trickle($connection, $peer, header(1 << 40, opcode => 0));
+    is read_until_eof($peer), close_frame(1009), 'the header of the next is not';
+    is $record->{parse_errors}, array { item match qr/^\Q${\message_too_big((1 << 40) + 100, 100)}\E/; end };
+};
+
+subtest 'without max_message_size the other two limits decide' => sub {
+    my @largest = (opcode => 2, payload => 'x' x 65_536);
+    my $message = join '', frame(@largest, fin => 0), (frame(@largest, opcode => 0, fin => 0)) x 126;
+    for my $more ([], [max_message_size => undef], [max_message_size => 0]) {
+        my $name = join ' ', map { $_ // 'undef' } @$more;
+        accepts(connection_and_peer(@$more), $message . frame(@largest, opcode => 0), 8 << 20, "8 MiB: $name");
+        refuses(connection_and_peer(@$more), $message . (frame(@largest, opcode => 0, fin => 0)) x 2, $TOO_MANY,
+            "one more frame: $name");
+    }
+    my ($connection) = connection_and_peer(max_message_size => 17);
+    is $connection->max_message_size, 17, 'the accessor';
+    ($connection) = connection_and_peer();
+    is $connection->max_message_size, undef, 'undef where nothing was given';
 };
 
 on_both_ways 'the package variables of Protocol::WebSocket::Frame are the defaults at new (C16)' => sub {

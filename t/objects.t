@@ -101,7 +101,8 @@ subtest 'arguments that cannot be meant die at the line of the caller (C1)' => s
 
     my @wrong = (
         [max_payload_size => 'much'], [max_payload_size => -1], [max_payload_size => []],
-        [max_fragments => 'many'], [max_fragments => -1], [close_timeout => 'soon'],
+        [max_fragments => 'many'], [max_fragments => -1],
+        [max_message_size => 'much'], [max_message_size => -1], [close_timeout => 'soon'],
         [close_timeout => -1], [role => 'both'], [role => 1],
     );
     for my $wrong (@wrong) {
@@ -115,7 +116,7 @@ subtest 'arguments that cannot be meant die at the line of the caller (C1)' => s
 
 subtest 'read-only accessors refuse a value at the line of the caller (C1)' => sub {
     my $connection = $CONNECTION->new(handle => handle(), masked => 1);
-    for my $name (qw(handle masked subprotocol max_payload_size max_fragments)) {
+    for my $name (qw(handle masked subprotocol max_payload_size max_fragments max_message_size)) {
         my $before = $connection->$name;
         dies_here(sub { $connection->$name(7) }, ".*$name", $name);
         is $connection->$name, $before, "$name is unchanged";

@@ -11,10 +11,11 @@ static SV *shared_key(pTHX_ const char *name) {
 
 static void fill(pTHX_ context *cxt) {
     static const char *const attributes[] = {"handle", "masked", "subprotocol", "max_payload_size",
-                                             "max_fragments", "validate_utf8", "close_timeout", "role"};
+                                             "max_fragments", "validate_utf8", "close_timeout", "role",
+                                             "max_message_size"};
     static const char *const closes[] = {"close_code", "close_reason", "close_error"};
     int i;
-    for (i = 0; i < 8; i++)
+    for (i = 0; i < 9; i++)
         cxt->key.attribute[i] = shared_key(aTHX_ attributes[i]);
     for (i = 0; i < 3; i++)
         cxt->key.close[i] = shared_key(aTHX_ closes[i]);

@@ -78,7 +78,7 @@ typedef struct {
         SV *fh, *tls, *rbuf, *wbuf, *on_read, *on_drain, *autocork, *rw, *ww, *queue;
         SV *body, *opcode;
         /* Of the Connection, in the order of its accessors. */
-        SV *attribute[8], *close[3];
+        SV *attribute[9], *close[3];
     } key;
     HV *handle_stash;
     HV *destroyed_stash;

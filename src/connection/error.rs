@@ -65,6 +65,13 @@ pub enum LimitError {
         /// The limit.
         max: u32,
     },
+    /// A message has more bytes in all its frames than `max_message_size`.
+    MessageTooBig {
+        /// The length with the frame that exceeds the limit, as its header announces it.
+        len: u64,
+        /// The limit.
+        max: u64,
+    },
 }
 
 /// What a program may not ask for.
@@ -165,6 +172,9 @@ impl fmt::Display for LimitError {
             ),
             LimitError::TooManyFragments { max } => {
                 write!(f, "Too many fragments: a message has more than max_fragments ({max})")
+            }
+            LimitError::MessageTooBig { len, max } => {
+                write!(f, "Message is too big: {len} bytes are over max_message_size ({max})")
             }
         }
     }

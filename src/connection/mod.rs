@@ -41,6 +41,9 @@ pub struct Config {
     pub max_payload_size: u64,
     /// Limit for the number of frames of one incoming message, 0 for none (compat D8). Default: 128.
     pub max_fragments: u32,
+    /// Limit for the payloads of all frames of one incoming message together in bytes, 0 for none but
+    /// what `max_payload_size` and `max_fragments` allow. Default: 0.
+    pub max_message_size: u64,
     /// Whether incoming text must be UTF-8. Close reasons always must. Default: yes.
     pub validate_utf8: bool,
 }
@@ -52,6 +55,7 @@ impl Default for Config {
             masked: false,
             max_payload_size: 65_536,
             max_fragments: 128,
+            max_message_size: 0,
             validate_utf8: true,
         }
     }

@@ -182,6 +182,7 @@ impl Receiver {
             return Ok(false);
         };
         self.check(&header, config)?;
+        let mut len = header.payload_len;
         if header.opcode == Opcode::Continuation {
             let message = self.message.as_mut().ok_or(PeerError::UnexpectedContinuation)?;
             message.fragments += 1;
@@ -189,9 +190,12 @@ impl Receiver {
             if max != 0 && message.fragments > max {
                 return Err(LimitError::TooManyFragments { max }.into());
             }
+            len = len.saturating_add(message.block.len() as u64);
         }
         if header.opcode.is_control() {
             self.control.clear();
+        } else if config.max_message_size != 0 && len > config.max_message_size {
+            return Err(LimitError::MessageTooBig { len, max: config.max_message_size }.into());
         }
         self.frame = Some(Frame {
             opcode: header.opcode,

@@ -34,6 +34,7 @@ ffi_fn! {
                 validate_utf8: c_int::from(defaults.validate_utf8),
                 max_fragments: defaults.max_fragments,
                 max_payload_size: defaults.max_payload_size,
+                max_message_size: defaults.max_message_size,
             });
         }
         AEWS_OK
@@ -57,6 +58,7 @@ ffi_fn! {
             masked: config.masked != 0,
             max_payload_size: config.max_payload_size,
             max_fragments: config.max_fragments,
+            max_message_size: config.max_message_size,
             validate_utf8: config.validate_utf8 != 0,
         });
         let conn = Box::new(Conn { connection, error: CString::default() });

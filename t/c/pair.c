@@ -271,7 +271,7 @@ static void test_misuse(void) {
     aews_frame frame;
     aews_config_init(&config);
     check(config.role == AEWS_ROLE_UNKNOWN && !config.masked && config.validate_utf8 &&
-              config.max_fragments == 128 && config.max_payload_size == 65536, "defaults");
+              config.max_fragments == 128 && config.max_payload_size == 65536 && config.max_message_size == 0, "defaults");
     check(!*aews_conn_error(conn), "no error in the beginning");
     config.role = 3;
     check(aews_conn_new(&config, &none) == AEWS_ERR_MISUSE && !none, "misuse: a role that is none");

@@ -1,4 +1,4 @@
-//! `max_payload_size` and `max_fragments` (compat C16, D8).
+//! `max_payload_size`, `max_fragments` (compat C16, D8) and `max_message_size`.
 
 use super::drive::*;
 use super::wire::*;
@@ -13,10 +13,15 @@ fn max_fragments(max: u32) -> Config {
     Config { max_fragments: max, ..Config::default() }
 }
 
+fn max_message_size(max: u64) -> Config {
+    Config { max_message_size: max, ..Config::default() }
+}
+
 #[test]
 fn the_defaults_are_those_of_the_perl_class() {
     let config = Config::default();
     assert_eq!((config.max_payload_size, config.max_fragments), (65_536, 128));
+    assert_eq!(config.max_message_size, 0);
     assert!(config.validate_utf8 && !config.masked && config.role.is_none());
 }
 
@@ -27,6 +32,8 @@ fn the_texts_are_those_that_programs_match() {
     assert_eq!(error.to_string(), text);
     let error = LimitError::TooManyFragments { max: 128 };
     assert!(error.to_string().starts_with("Too many fragments"), "{error}");
+    let error = LimitError::MessageTooBig { len: 11, max: 10 };
+    assert_eq!(error.to_string(), "Message is too big: 11 bytes are over max_message_size (10)");
 }
 
 /// No payload is awaited: the bytes end with the header.
@@ -154,6 +161,86 @@ fn one_fragment_more_than_allowed_fails() {
             }
         }
     }
+}
+
+/// At the frame that exceeds the limit, its header alone, whether or not it is the last: the first
+/// frame (`before` is none of it), or a later one with `before` bytes in two frames and an empty one.
+#[test]
+fn a_message_of_more_bytes_than_allowed_fails() {
+    for (max, before, len) in
+        [(10, 0, 11), (10, 10, 1), (10, 6, 5), (6, 6, 65_536), (70_000, 65_536, 4465)]
+    {
+        for key in BOTH_KEYS {
+            for fin in [FIN, 0] {
+                let mut bytes = vec![];
+                if before > 0 {
+                    bytes.extend(frame(BINARY, key, vec![b'x'; before - 1]));
+                    bytes.extend(frame(CONTINUATION, key, ""));
+                    bytes.extend(frame(CONTINUATION, key, "x"));
+                }
+                let opcode = if before > 0 { CONTINUATION } else { BINARY };
+                bytes.extend(header(fin | opcode, key, len));
+                let bad = Bad {
+                    what: &format!("{before} and {len} of {max}, {fin:#x}"),
+                    config: max_message_size(max),
+                    key,
+                    bytes: &bytes,
+                    told: &[],
+                    error: LimitError::MessageTooBig { len: before as u64 + len, max }.into(),
+                    code: 1009,
+                };
+                bad.assert_fails();
+            }
+        }
+    }
+}
+
+/// However large the sum would be: no length wraps around.
+#[test]
+fn the_sum_of_all_announcements_does_not_overflow() {
+    let config = Config { max_payload_size: 0, ..max_message_size(u64::MAX >> 1) };
+    let bytes = [frame(BINARY, KEY, "x"), header(CONTINUATION, KEY, u64::MAX >> 1)].concat();
+    let bad = Bad {
+        what: "one byte and the longest frame",
+        config,
+        key: KEY,
+        bytes: &bytes,
+        told: &[],
+        error: LimitError::MessageTooBig { len: 1 << 63, max: u64::MAX >> 1 }.into(),
+        code: 1009,
+    };
+    bad.assert_fails();
+}
+
+/// Twice, since the sum starts over with each message; control frames do not count.
+#[test]
+fn messages_of_just_as_many_bytes_pass() {
+    for (max, n) in [(3, 3), (5, 3), (0, 100)] {
+        for key in BOTH_KEYS {
+            let (mut bytes, mut seen) = fragmented(n, key);
+            bytes.extend(frame(FIN | PING, key, "longer than the message"));
+            bytes.extend(frame(FIN | TEXT, key, "y".repeat(n)));
+            seen.extend([ping("longer than the message"), text("y".repeat(n))]);
+            let outcome = every_way(max_message_size(max), &[&bytes[..], &bytes].concat());
+            assert_eq!(outcome.seen, [&seen[..], &seen].concat(), "{n} of {max}");
+        }
+    }
+}
+
+/// The text of `max_payload_size` is the one that programs match (compat C16).
+#[test]
+fn of_two_limits_exceeded_the_one_for_frames_is_told() {
+    let config = Config { max_payload_size: 10, ..max_message_size(6) };
+    let bad = Bad {
+        what: "11 bytes, of 10 a frame and 6 a message",
+        config,
+        key: KEY,
+        bytes: &header(FIN | TEXT, KEY, 11),
+        told: &[],
+        error: LimitError::PayloadTooBig { len: 11, max: 10 }.into(),
+        code: 1009,
+    };
+    bad.assert_fails();
 }
 
 /// Frames count, not the pieces in which they arrive.

@@ -164,12 +164,14 @@ fn any_config() -> impl Strategy<Value = Config> {
     let role = select(vec![None, None, None, None, Some(Role::Client), Some(Role::Server)]);
     let sizes = select(vec![0, 0, 11, 125, 65_536]);
     let fragments = select(vec![0, 1, 3, 128, 128]);
-    (role, any::<bool>(), sizes, fragments, any::<bool>()).prop_map(
-        |(role, masked, max_payload_size, max_fragments, validate_utf8)| Config {
+    let message_sizes = select(vec![0, 0, 13, 65_536]);
+    (role, any::<bool>(), sizes, fragments, message_sizes, any::<bool>()).prop_map(
+        |(role, masked, max_payload_size, max_fragments, max_message_size, validate_utf8)| Config {
             role,
             masked,
             max_payload_size,
             max_fragments,
+            max_message_size,
             validate_utf8,
         },
     )

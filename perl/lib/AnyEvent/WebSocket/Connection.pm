@@ -72,8 +72,8 @@ sub BUILD {
     my ($self, $args) = @_;
     # What Moo has set up in a derived class, defaults of its own for instance, is there already.
     exists $self->{$_} or !exists $args->{$_} or $self->{$_} = $args->{$_}
-        for qw(handle masked subprotocol max_payload_size max_fragments role validate_utf8 close_timeout
-        close_code close_reason close_error);
+        for qw(handle masked subprotocol max_payload_size max_fragments max_message_size role validate_utf8
+        close_timeout close_code close_reason close_error);
     $self->{masked}        = 0  unless exists $self->{masked};
     $self->{validate_utf8} = 1  unless defined $self->{validate_utf8};
     $self->{close_timeout} = 30 unless defined $self->{close_timeout};
@@ -93,9 +93,11 @@ sub BUILD {
         $Protocol::WebSocket::Frame::MAX_PAYLOAD_SIZE // 65536);
     my $max_fragments = _number(max_fragments => $self->max_fragments,
         $Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT // 128);
+    my $max_message_size = _number(max_message_size => $self->max_message_size, 0);
 
     AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
-        !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size)
+        !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size,
+        $max_message_size)
         or Carp::croak('this connection has been set up already');
     AnyEvent::WebSocket::Connection::Shim::install($self, $handle);
 }
@@ -224,6 +226,13 @@ what is sent.
 
 Integer. Limit for the number of frames of one received message; 0 for none. Default (undef):
 C<$Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT> if that module is loaded, else 128.
+Empty frames count, too.
+
+=head2 max_message_size
+
+Integer, bytes. Limit for one received message, over the payloads of all its frames. A message that exceeds
+it fails at the header of the frame that does, with Close 1009. Default (undef), and 0: no limit but what
+C<max_payload_size> and C<max_fragments> allow together, which by default is 8 MiB.
 
 =head2 validate_utf8
 
