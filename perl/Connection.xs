@@ -164,7 +164,7 @@ was_clean(shim *s, ...)
   CODE:
     if (items > 1)
         croak("was_clean is a read-only accessor");
-    RETVAL = s && aews_conn_was_clean(s->core);
+    RETVAL = s && !s->lost && aews_conn_was_clean(s->core);
   OUTPUT:
     RETVAL
 
@@ -305,6 +305,13 @@ has_timer(live_shim *s)
   OUTPUT:
     RETVAL
 
+UV
+unsent(live_shim *s)
+  CODE:
+    RETVAL = transport_unsent(aTHX_ s);
+  OUTPUT:
+    RETVAL
+
 bool
 has_received(live_shim *s)
   CODE:
@@ -350,9 +357,10 @@ is_destroyed(shim *s)
     RETVAL
 
 bool
-finish(live_shim *s)
+finish(live_shim *s, bool by_error)
   CODE:
     RETVAL = !s->finished;
+    s->lost |= by_error && transport_unsent(aTHX_ s) > 0;
     s->finished = TRUE;
     s->finish_pending = FALSE;
     SvREFCNT_dec(s->timer);

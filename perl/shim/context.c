@@ -21,6 +21,7 @@ static void fill(pTHX_ context *cxt) {
         cxt->key.close[i] = shared_key(aTHX_ closes[i]);
     cxt->key.fh = shared_key(aTHX_ "fh");
     cxt->key.tls = shared_key(aTHX_ "tls");
+    cxt->key.tls_wbuf = shared_key(aTHX_ "_tls_wbuf");
     cxt->key.rbuf = shared_key(aTHX_ "rbuf");
     cxt->key.wbuf = shared_key(aTHX_ "wbuf");
     cxt->key.on_read = shared_key(aTHX_ "on_read");

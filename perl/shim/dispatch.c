@@ -233,8 +233,10 @@ void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
 void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
     if (s->finished || s->finish_pending)
         return;
-    if (items >= 3)
+    if (items >= 3) {
+        s->lost |= transport_unsent(aTHX_ s) > 0;
         transport_drain(aTHX_ s);
+    }
     s->finish_pending = TRUE;
     s->finish_text = items >= 3 && SvOK(ST(2)) ? newSVsv(ST(2)) : NULL;
     dispatch(aTHX_ s);

@@ -62,6 +62,8 @@ typedef struct shim {
     bool quiet;
     bool finish_pending;
     bool finished;
+    /* The socket has ended with something unsent, our Close frame last (compat D5). */
+    bool lost;
     /* Frames are waiting in the handle's wbuf behind a write watcher of ours, though the socket has
      * not refused any. */
     bool corked;
@@ -75,7 +77,7 @@ typedef void protected_body(pTHX_ shim *, void *data);
 typedef struct {
     /* Keys of hashes, with their hash values. */
     struct {
-        SV *fh, *tls, *rbuf, *wbuf, *on_read, *on_drain, *autocork, *rw, *ww, *queue;
+        SV *fh, *tls, *tls_wbuf, *rbuf, *wbuf, *on_read, *on_drain, *autocork, *rw, *ww, *queue;
         SV *body, *opcode;
         /* Of the Connection, in the order of its accessors. */
         SV *attribute[9], *close[3];
@@ -149,6 +151,7 @@ void transport_send(pTHX_ shim *, const aews_slice *head, const aews_frame *, co
 void transport_output(pTHX_ shim *);
 void transport_flush(pTHX_ shim *);
 void transport_resume(pTHX_ shim *);
+STRLEN transport_unsent(pTHX_ shim *);
 
 /* lifetime.c: calls to the Perl part, and to the handle. With G_EVAL in `flags` the exception is
  * returned, to be freed by the caller. NULL arguments end the list of arguments. */

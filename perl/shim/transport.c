@@ -249,6 +249,23 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
 
 /* ---- writing ---- */
 
+/* How much the handle still has to send. */
+STRLEN transport_unsent(pTHX_ shim *s) {
+    context *cxt = context_get(aTHX);
+    HV *handle = handle_hash(s);
+    SV *queues[2];
+    STRLEN len = 0;
+    int i;
+    if (!handle)
+        return 0;
+    queues[0] = hash_value(aTHX_ handle, cxt->key.wbuf);
+    queues[1] = hash_value(aTHX_ handle, cxt->key.tls_wbuf);
+    for (i = 0; i < 2; i++)
+        if (queues[i] && SvPOK(queues[i]))
+            len += SvCUR(queues[i]);
+    return len;
+}
+
 static SV *wbuf_of(pTHX_ HV *handle) {
     context *cxt = context_get(aTHX);
     STRLEN len;
@@ -330,9 +347,10 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
     }
     /* From here on Perl code may run, which can do anything to the queue. */
     uncork(aTHX_ s, handle);
-    if (status == AEWS_ERR_IO)
+    if (status == AEWS_ERR_IO) {
+        s->lost = !all;
         handle_error(aTHX_ s, error);
-    else if (!all && is_plain(aTHX_ handle))
+    } else if (!all && is_plain(aTHX_ handle))
         call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
 }
 

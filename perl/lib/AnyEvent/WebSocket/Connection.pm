@@ -306,7 +306,8 @@ Dies where the code may not be sent in a Close frame (RFC 6455 section 7.4), or 
 
  if ($connection->was_clean) { ... }
 
-True once Close frames have gone both ways and the connection has not failed.
+True once Close frames have gone both ways and the connection has not failed. Not where the socket ended by
+an error, or after C<close_timeout>, before ours had left.
 
 =head1 EVENTS
 

@@ -10,7 +10,7 @@ our $VERSION = '1.000';
 
 use AE           ();
 use Errno        qw(EBADF);
-use Scalar::Util qw(blessed reftype weaken);
+use Scalar::Util qw(blessed weaken);
 
 use AnyEvent::WebSocket::Connection::Linger ();
 
@@ -113,11 +113,11 @@ sub abandon {
     dont_linger($handle);
 }
 
-# The handle's destructor is not to go on sending: in another process, or at the end of the program, when
-# the event loop may be gone before the handle is.
+# The handle's destructor is not to go on sending: in another process, or to a peer that takes nothing, or at
+# the end of the program, when the event loop may be gone before the handle is.
 sub dont_linger {
     my ($handle) = @_;
-    $handle->{linger} = 0;
+    $handle->{linger} = 0 if $handle->isa('AnyEvent::Handle');
 }
 
 # Shuts down the write side when all is sent.
@@ -188,7 +188,7 @@ sub on_exception {
 
 sub on_finish {
     my ($connection, $text) = @_;
-    finish($connection) or return;
+    finish($connection, defined $text) or return;
     shut_down_handle(handle($connection));
     $connection->{close_error} = $text if defined $text;
     # No callback will run any more after these; forgetting them ends their hold on the connection.
@@ -210,23 +210,20 @@ sub start_close_timer {
 # Cuts off a peer that neither closes, nor sends, nor takes what there is for it (compat D6).
 sub restart_close_timer {
     my ($connection) = @_;
-    my $unsent = unsent(handle($connection));
+    my $unsent = unsent($connection);
     weaken $connection;
     keep_timer($connection, AE::timer($connection->{close_timeout}, 0, sub {
         return if !$connection || is_destroyed($connection);
         my $handle = handle($connection);
-        return restart_close_timer($connection) if has_received($connection) || unsent($handle) < $unsent;
-        finally(sub { on_finish($connection, 'close timeout') }, sub { $handle->destroy });
+        return restart_close_timer($connection) if has_received($connection) || unsent($connection) < $unsent;
+        finally(
+            sub { on_finish($connection, 'close timeout') },
+            sub {
+                dont_linger($handle);
+                $handle->destroy;
+            },
+        );
     }));
-}
-
-# How much the handle still has to send.
-sub unsent {
-    my ($handle) = @_;
-    return 0 unless (reftype($handle) // '') eq 'HASH';
-    my $unsent = 0;
-    $unsent += length($handle->{$_} // '') for qw(wbuf _tls_wbuf);
-    return $unsent;
 }
 
 1;
