@@ -446,7 +446,7 @@ After C<destroy> of the handle nothing more is delivered, not even of what had b
 
 =back
 
-C<was_clean>, C<role>, C<validate_utf8> and C<close_timeout> are new.
+C<was_clean>, C<role>, C<max_message_size>, C<validate_utf8> and C<close_timeout> are new.
 
 =head1 SEE ALSO
 
