@@ -58,6 +58,28 @@ fn the_answer_to_our_close_is_told_and_not_answered() {
     }
 }
 
+/// Section 7.1.5 speaks of the first Close frame that comes, in whatever order the two are sent;
+/// compat D5.
+#[test]
+fn two_closes_that_cross_are_each_told_and_neither_is_answered() {
+    let bodies =
+        [(&b""[..], None, ""), (b"\x0F\xA1", Some(4001), ""), (b"\x03\xE9me", Some(1001), "me")];
+    for masked in [false, true] {
+        let config = Config { masked, ..Config::default() };
+        for (body, code, reason) in bodies {
+            let mut connection = Connection::new(config);
+            let two = [frame(FIN | CLOSE, KEY, body), close_frame(KEY, 4003, "late")].concat();
+            connection.receive(&two);
+            assert_eq!(connection.close(4002, b"us"), Ok(true));
+            assert!(!connection.was_clean(), "nobody has looked at it yet");
+            assert_eq!(drain(&mut connection), [Seen::Close(code, reason.into())]);
+            assert!(connection.was_clean() && !connection.is_reading());
+            let output = connection.take_output();
+            assert_eq!(decode(&output, masked), [sent(CLOSE, b"\x0F\xA2us")]);
+        }
+    }
+}
+
 /// Compat C18, in each of which the next bytes may come: with the Close frame, after its event, and
 /// after there was no event any more.
 #[test]
@@ -134,6 +156,23 @@ fn closing_in_a_way_that_would_break_the_protocol_is_refused() {
         assert_eq!(connection.close(1000, b"properly"), Ok(true));
         assert_eq!(connection.close(code, &reason), Err(misuse), "a mistake also when closed");
         assert_eq!(connection.take_output(), close_frame(None, 1000, "properly"));
+    }
+}
+
+/// What the caller of `close` and `send` is told.
+#[test]
+fn every_misuse_is_told_in_words() {
+    let texts = [
+        (Misuse::Opcode(16), "opcode 16 is not between 0 and 15"),
+        (Misuse::CloseCode(1005), "close code 1005 may not be sent"),
+        (
+            Misuse::CloseReasonTooLong(124),
+            "close reason of 124 bytes of UTF-8 is over the 123 allowed",
+        ),
+        (Misuse::CloseReasonNotUtf8(2), "close reason is not valid UTF-8 at byte 2"),
+    ];
+    for (misuse, text) in texts {
+        assert_eq!(misuse.to_string(), text);
     }
 }
 

@@ -150,6 +150,20 @@ fn poisoning_fails_with_1011_once_and_for_all() {
     assert!(connection.output().is_empty() && !connection.was_clean());
 }
 
+/// The peer may have half of a frame already.
+#[test]
+fn what_was_queued_before_poisoning_leaves_before_the_close() {
+    let mut connection = Connection::new(masking(false));
+    connection.send(TEXT, b"first").unwrap();
+    connection.send(TEXT, b"second").unwrap();
+    let sent_by_then = connection.output()[..3].to_vec();
+    connection.consume_output(3);
+    connection.poison("panicked".into());
+    let output = [sent_by_then, connection.take_output()].concat();
+    let expected = [sent(TEXT, "first"), sent(TEXT, "second"), sent_close(1011)];
+    assert_eq!(decode(&output, false), expected);
+}
+
 #[test]
 fn poisoning_sends_no_second_close() {
     let mut closing = closing(masking(false));

@@ -4,6 +4,7 @@ use super::drive::*;
 use super::wire::*;
 use crate::connection::Config;
 use crate::connection::error::PeerError;
+use crate::frame::utf8::{Utf8Validator, validate};
 
 /// Sequences of every length, at the edges of their ranges; noncharacters are characters here.
 const VALID: &str = "a\u{7F}\u{80}é\u{7FF}\u{800}€\u{D7FF}\u{E000}\u{FFFE}\u{10000}😀\u{10FFFF}\0";
@@ -154,6 +155,78 @@ fn text_may_be_anything_without_validation() {
             let fragmented = [frame(TEXT, key, payload), frame(FIN | CONTINUATION, key, payload)];
             let bytes = [frame(FIN | TEXT, key, payload), fragmented.concat()].concat();
             assert_eq!(every_way(config, &bytes).seen, [text(payload), text(payload.repeat(2))]);
+        }
+    }
+}
+
+/// Where bytes change their meaning, and their neighbours.
+const EDGES: [u8; 26] = [
+    0x00, 0x7F, 0x80, 0x8F, 0x90, 0x9F, 0xA0, 0xBF, 0xC0, 0xC1, 0xC2, 0xDF, 0xE0, 0xE1, 0xEC, 0xED,
+    0xEE, 0xEF, 0xF0, 0xF1, 0xF3, 0xF4, 0xF5, 0xF7, 0xF8, 0xFF,
+];
+
+/// Whether this can be the start of a text, by the table of RFC 3629 section 4 ("Syntax of UTF-8
+/// Byte Sequences"), and if not, where the bad sequence starts.
+fn by_the_table(bytes: &[u8]) -> Result<(), u64> {
+    let mut at = 0;
+    while at < bytes.len() {
+        let (second, tails) = match bytes[at] {
+            0x00..=0x7F => (0..=0, 0),
+            0xC2..=0xDF => (0x80..=0xBF, 1),
+            0xE0 => (0xA0..=0xBF, 2),
+            0xED => (0x80..=0x9F, 2),
+            0xE1..=0xEF => (0x80..=0xBF, 2),
+            0xF0 => (0x90..=0xBF, 3),
+            0xF4 => (0x80..=0x8F, 3),
+            0xF1..=0xF3 => (0x80..=0xBF, 3),
+            _ => return Err(at as u64),
+        };
+        let there = &bytes[at + 1..bytes.len().min(at + 1 + tails)];
+        for (i, byte) in there.iter().enumerate() {
+            if !(if i == 0 { &second } else { &(0x80..=0xBF) }).contains(byte) {
+                return Err(at as u64);
+            }
+        }
+        at += 1 + tails;
+    }
+    Ok(())
+}
+
+/// Every sequence of four such bytes, one by one: the first bad byte fails, and no other.
+#[test]
+fn every_byte_is_judged_when_it_comes() {
+    for first in EDGES {
+        for second in EDGES {
+            for third in EDGES {
+                for fourth in EDGES {
+                    let bytes = [first, second, third, fourth];
+                    let mut validator = Utf8Validator::default();
+                    for n in 1..=4 {
+                        let verdict = validator.update(&bytes[n - 1..n]);
+                        assert_eq!(verdict, by_the_table(&bytes[..n]), "{:02X?}", &bytes[..n]);
+                        if verdict.is_err() {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Around the blocks that vector instructions take at a time, whole and in two pieces.
+#[test]
+fn a_bad_byte_is_found_wherever_it_stands() {
+    for bad in [&b"\x80"[..], b"\xC3\xC3", b"\xE2\x82", b"\xED\xA0\x80", b"\xF0\x9F\x98!"] {
+        for at in 0..150 {
+            let text = [&b"x".repeat(at), bad, &b"y".repeat(150 - at)].concat();
+            assert_eq!(validate(&text), Err(at as u64), "{bad:02X?} at {at}");
+            for cut in 0..text.len() {
+                let mut validator = Utf8Validator::default();
+                let (head, tail) = text.split_at(cut);
+                let verdict = validator.update(head).and_then(|()| validator.update(tail));
+                assert_eq!(verdict, Err(at as u64), "{bad:02X?} at {at}, cut at {cut}");
+            }
         }
     }
 }
