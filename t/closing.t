@@ -1,4 +1,5 @@
-# How connections end: the Close frames on the wire, what the program learns, and when the socket is shut.
+# What `close` and Close frames do: their codes and reasons, on the wire and for the program. In which order they may
+# come is in closing-orders.t and closing-backlog.t.
 
 use strict;
 use warnings;
@@ -8,13 +9,8 @@ use lib 't/lib';
 use AnyEvent;
 use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
-use Errno;
-use Peer qw(
-    connection_and_peer connection_pair tcp_pair handle_on frame close_frame read_frames
-    read_until_eof write_all run_until run_for settle record
-);
-use Ending qw(rest_of);
-use Socket qw(SOL_SOCKET SO_LINGER);
+use Ending qw(rest_of close_body);
+use Peer   qw(connection_and_peer connection_pair frame close_frame read_frames run_until settle record);
 use Test2::V0;
 
 # Whether EOF has come on the peer's socket, of which nothing else is expected.
@@ -24,13 +20,6 @@ sub is_at_eof {
     return defined $n && $n == 0;
 }
 
-sub text_of_errno {
-    local $! = $_[0];
-    return "$!";
-}
-
-sub close_body { return pack 'n a*', @_ }
-
 subtest 'close sends one Close frame and shuts the write side (C17)' => sub {
     for my $case (
         ['no arguments'          => [],                      close_body(1000, '')],
@@ -39,6 +28,7 @@ subtest 'close sends one Close frame and shuts the write side (C17)' => sub {
         ['undef and a reason'    => [undef, 'bye'],          close_body(1000, 'bye')],
         ['a code'                => [1001],                  close_body(1001, '')],
         ['a code as a string'    => ['3000'],                close_body(3000, '')],
+        ['a code of the registry' => [1014],                 close_body(1014, '')],
         ['a code and a reason'   => [4999, 'done'],          close_body(4999, 'done')],
         ['an undefined reason'   => [1000, undef],           close_body(1000, '')],
         ['an empty reason'       => [1000, ''],              close_body(1000, '')],
@@ -189,86 +179,15 @@ subtest 'what comes after the Close of the peer is discarded (C18)' => sub {
     is $record->{finish}, [undef], 'finish';
 };
 
-subtest 'what comes after our Close is still delivered (C17)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    $connection->close(1000, 'no more from me');
-    ok !$connection->was_clean, 'not clean while the peer has not answered';
-    is rest_of($peer), [[8, close_body(1000, 'no more from me')]], 'our Close, and EOF';
-    syswrite $peer, frame(payload => 'one more');
-    run_until { @{ $record->{messages} } };
-    syswrite $peer, frame(payload => 'and another', opcode => 2) . close_frame(3001, 'now me too');
-    run_until { defined $connection->close_code };
-    is $record->{messages}, ['one more', 'and another'], 'messages';
-    is [$connection->close_code, $connection->close_reason], [3001, 'now me too'], 'code and reason of the peer';
-    ok $connection->was_clean, 'clean now';
-    is $record->{finish}, [], 'not finished before EOF';
-    close $peer;
-    run_until { @{ $record->{finish} } };
-    is $record->{finish}, [undef], 'finish';
-};
-
-subtest 'both close at once (C17, C18, D5)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    syswrite $peer, close_frame(4001, 'me');
-    $connection->close(4002, 'no, me');
-    is rest_of($peer), [[8, close_body(4002, 'no, me')]], 'one Close from us';
-    run_until { defined $connection->close_code };
-    is [$connection->close_code, $connection->close_reason], [4001, 'me'], 'that of the peer is recorded';
-    ok $connection->was_clean, 'clean';
-    close $peer;
-    run_until { @{ $record->{finish} } };
-    is $record, { messages => [], parse_errors => [], finish => [undef] }, 'finish';
-
+subtest 'two connections close each other at once (C17, C18, D5)' => sub {
     my ($first, $second) = connection_pair();
     my @records = map { record($_) } $first, $second;
     $first->close(4001, 'one');
     $second->close(4002, 'two');
     run_until { $first->was_clean && $second->was_clean };
-    is [$first->close_code, $second->close_code], [4002, 4001], 'two connections: each has the other code';
+    is [$first->close_code, $second->close_code], [4002, 4001], 'each has the code of the other';
     run_until { @{ $records[0]{finish} } && @{ $records[1]{finish} } };
     is [map { $_->{finish} } @records], [[undef], [undef]], 'both finish';
-};
-
-subtest 'EOF without Close (C19, D5)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    syswrite $peer, frame(payload => 'last words');
-    shutdown $peer, 1;
-    is read_until_eof($peer), '', 'the peer sees EOF and nothing else';
-    run_until { @{ $record->{finish} } };
-    is $record, { messages => ['last words'], parse_errors => [], finish => [undef] }, 'finish without error';
-    is [$connection->close_code, $connection->close_reason, $connection->close_error], [undef, undef, undef],
-        'no code, no reason, no error';
-    ok !$connection->was_clean, 'not clean';
-    ref_is $connection->send('to nobody'), $connection, 'send is harmless';
-    ref_is $connection->close(1000, 'nobody'), $connection, 'close is harmless';
-    settle();
-    is $record->{finish}, [undef], 'finish came once';
-    ok !$connection->was_clean, 'and closing afterwards does not make it clean';
-};
-
-subtest 'EOF in the middle of a message (C19)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    syswrite $peer, frame(payload => 'whole') . frame(payload => 'part', fin => 0)
-        . substr frame(opcode => 0, payload => 'never whole'), 0, 5;
-    shutdown $peer, 1;
-    run_until { @{ $record->{finish} } };
-    is $record, { messages => ['whole'], parse_errors => [], finish => [undef] }, 'the part is not delivered';
-};
-
-subtest 'EOF after our Close, without one from the peer (D5)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    $connection->close;
-    is rest_of($peer), [[8, close_body(1000, '')]], 'our Close';
-    close $peer;
-    run_until { @{ $record->{finish} } };
-    is $record->{finish}, [undef], 'finish';
-    is $connection->close_code, undef, 'no code';
-    ok !$connection->was_clean, 'not clean';
 };
 
 subtest 'Close and EOF in the same moment (C13, C18, C19)' => sub {
@@ -281,96 +200,6 @@ subtest 'Close and EOF in the same moment (C13, C18, C19)' => sub {
     is [$connection->close_code, $connection->close_reason], [1001, 'gone'], 'code and reason';
     ok $connection->was_clean, 'clean';
     is rest_of($peer), [[8, close_body(1001, '')]], 'the answer gets through';
-};
-
-subtest 'a reset (C19, D5)' => sub {
-    my ($connection, $peer) = connection_and_peer(tcp => 1);
-    my $record = record($connection);
-    $connection->send('x');
-    read_frames($peer, 1);
-    setsockopt $peer, SOL_SOCKET, SO_LINGER, pack('ii', 1, 0) or die "setsockopt: $!";
-    close $peer;
-    run_until { @{ $record->{finish} } };
-    my $text = text_of_errno(Errno::ECONNRESET);
-    is $record, { messages => [], parse_errors => [], finish => [$text] }, 'finish gets the text of the error';
-    is $connection->close_error, $text, 'close_error too';
-    is [$connection->close_code, $connection->close_reason], [undef, undef], 'no code, no reason';
-    ok !$connection->was_clean, 'not clean';
-    ref_is $connection->send('late'), $connection, 'send is harmless';
-    ref_is $connection->close, $connection, 'close is harmless';
-    settle();
-    is scalar(@{ $record->{finish} }), 1, 'finish came once';
-};
-
-subtest 'an error found by sending (C19)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    settle();
-    close $peer;
-    ref_is $connection->send('into the void'), $connection, 'send returns the connection';
-    run_until { @{ $record->{finish} } };
-    settle();
-    is $record->{finish}, [text_of_errno(Errno::EPIPE)], 'finish, once';
-    is $connection->close_error, text_of_errno(Errno::EPIPE), 'close_error';
-    ok !$connection->was_clean, 'not clean';
-};
-
-subtest 'an error found while unsent data waits (C19)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    $connection->send('x' x (4 << 20));
-    settle();
-    is $record->{finish}, [], 'waiting';
-    close $peer;
-    run_until { @{ $record->{finish} } };
-    settle();
-    is $record->{finish}, [T()], 'finish, once, with an error';
-    is $connection->close_error, $record->{finish}[0], 'close_error';
-};
-
-subtest 'messages before an error are delivered first (C13, C19)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    my @order;
-    $connection->on(each_message => sub { push @order, 'message' });
-    $connection->on(finish       => sub { push @order, 'finish' });
-    syswrite $peer, frame(payload => $_) for 1 .. 3;
-    close $peer;
-    # The error comes before anything has been read.
-    $connection->send('nobody there');
-    run_until { @{ $record->{finish} } };
-    is $record->{messages}, [1, 2, 3], 'messages';
-    is \@order, [('message') x 3, 'finish'], 'in this order';
-};
-
-subtest 'close behind a full send buffer (C8, C17)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    my $data = join '', map { pack 'N', $_ } 1 .. 1 << 20;
-    $connection->send(AnyEvent::WebSocket::Message->new(opcode => 2, body => $data));
-    $connection->send('then this');
-    $connection->close(1001, 'and good bye');
-    $connection->send('not this');
-    my $frames = rest_of($peer);
-    is scalar(@$frames), 3, 'three frames, then EOF';
-    ok $frames->[0][0] == 2 && $frames->[0][1] eq $data, 'the data, complete';
-    is [@$frames[1, 2]], [[1, 'then this'], [8, close_body(1001, 'and good bye')]], 'the rest in order';
-    syswrite $peer, frame(payload => 'still here') . close_frame(1001);
-    run_until { $connection->was_clean };
-    is $record->{messages}, ['still here'], 'and the other direction works until the end';
-};
-
-subtest 'the answer to a Close behind a full send buffer (C18)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $data = 'y' x (4 << 20);
-    $connection->send($data);
-    syswrite $peer, close_frame(1000, 'enough');
-    run_until { defined $connection->close_code };
-    $connection->send('not this');
-    my $frames = rest_of($peer);
-    is scalar(@$frames), 2, 'two frames, then EOF';
-    ok $frames->[0][1] eq $data, 'the data, complete';
-    is $frames->[1], [8, close_body(1000, '')], 'the answer last';
 };
 
 subtest 'close in a message callback (C17)' => sub {
@@ -435,137 +264,12 @@ subtest 'a Close frame made by the program is sent as it is (D2)' => sub {
     }
 };
 
-subtest 'after a Close frame made by the program, EOF shuts the write side (D2)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    my $record = record($connection);
-    $connection->send(AnyEvent::WebSocket::Message->new(opcode => 8, body => close_body(1000, '')));
-    read_frames($peer, 1);
-    shutdown $peer, 1;
-    is rest_of($peer), [], 'EOF';
-    run_until { @{ $record->{finish} } };
-    is $record->{finish}, [undef], 'finish';
-    ok !$connection->was_clean, 'not clean';
-};
-
 subtest 'close after a Close frame made by the program sends nothing (C17, D2)' => sub {
     my ($connection, $peer) = connection_and_peer();
     $connection->send(AnyEvent::WebSocket::Message->new(opcode => 8, body => close_body(4000, 'raw')));
     ref_is $connection->close(1000, 'proper'), $connection, 'returns the connection';
     syswrite $peer, close_frame(4000);
     is rest_of($peer), [[8, close_body(4000, 'raw')]], 'one Close frame';
-};
-
-subtest 'a peer that neither closes nor sends is cut off (D6)' => sub {
-    my %way = (
-        'close'             => sub { $_[0]->close(1000, 'bye') },
-        'a raw Close'       => sub { $_[0]->send(AnyEvent::WebSocket::Message->new(opcode => 8, body => '')) },
-        'a full send buffer' => sub { $_[0]->send('x' x (4 << 20)); $_[0]->close },
-    );
-    for my $name (sort keys %way) {
-        my ($connection, $peer) = connection_and_peer(close_timeout => 0.05);
-        my $record = record($connection);
-        run_for(0.15);
-        is $record->{finish}, [], "$name: no timeout before our Close";
-        $way{$name}->($connection);
-        run_until { @{ $record->{finish} } } "$name: finish";
-        is $record, { messages => [], parse_errors => [], finish => ['close timeout'] }, "$name: finish";
-        is $connection->close_error, 'close timeout', "$name: close_error";
-        is $connection->close_code, undef, "$name: close_code";
-        ok !$connection->was_clean, "$name: not clean";
-        read_until_eof($peer);
-        pass "$name: the socket is closed";
-        run_until { !defined syswrite $peer, 'x' } "$name: writing to it fails";
-        settle();
-        is scalar(@{ $record->{finish} }), 1, "$name: finish came once";
-        ref_is $connection->send('late'), $connection, "$name: send is harmless";
-        ref_is $connection->close, $connection, "$name: close is harmless";
-    }
-};
-
-subtest 'a peer that has closed but keeps the socket is cut off (D6)' => sub {
-    my ($connection, $peer) = connection_and_peer(close_timeout => 0.05);
-    my $record = record($connection);
-    syswrite $peer, close_frame(1000, 'bye');
-    is rest_of($peer), [[8, close_body(1000, '')]], 'answered';
-    run_until { @{ $record->{finish} } } 'finish';
-    is $record->{finish}, ['close timeout'], 'finish';
-    ok $connection->was_clean, 'clean: Close frames have gone both ways';
-    is [$connection->close_code, $connection->close_reason], [1000, 'bye'], 'code and reason';
-};
-
-subtest 'a peer whose frames were wrong is cut off (D1, D6)' => sub {
-    my ($connection, $peer) = connection_and_peer(close_timeout => 0.05);
-    my $record = record($connection);
-    syswrite $peer, frame(rsv => 1);
-    is rest_of($peer), [[8, close_body(1002, '')]], 'failed';
-    run_until { @{ $record->{finish} } } 'finish';
-    is $record->{finish}, ['close timeout'], 'finish';
-};
-
-subtest 'a peer that goes on sending is not cut off until it stops (D6)' => sub {
-    my $timeout = 0.2;
-    # A machine that stalls for longer than the timeout would make the peer look silent: then once more.
-    for my $attempt (1 .. 5) {
-        my ($connection, $peer) = connection_and_peer(close_timeout => $timeout);
-        my $record = record($connection);
-        $connection->close;
-        my ($started, $last, $stalled, $sent) = (AE::time, AE::time, 0, 0);
-        while (AE::time - $started < 3 * $timeout) {
-            syswrite $peer, frame(payload => ++$sent);
-            run_for(0.01);
-            my $now = AE::time;
-            $stalled ||= $now - $last > $timeout / 2;
-            $last = $now;
-        }
-        next if $stalled && $attempt < 5;
-        is $record->{finish}, [], 'not cut off while it sends';
-        is $record->{messages}, [1 .. $sent], 'and its messages are delivered';
-        run_until { @{ $record->{finish} } } 'finish';
-        is $record->{finish}, ['close timeout'], 'cut off when it has stopped';
-        cmp_ok AE::time - $last, '>=', $timeout * 0.8, 'but not at once';
-        last;
-    }
-};
-
-subtest 'a peer that answers in time gets no timeout (D6)' => sub {
-    my ($connection, $peer) = connection_and_peer(close_timeout => 0.1);
-    my $record = record($connection);
-    $connection->close;
-    syswrite $peer, close_frame(1000);
-    close $peer;
-    run_until { @{ $record->{finish} } };
-    run_for(0.2);
-    # The peer is gone before our Close gets there, or after: either is no timeout.
-    is scalar(@{ $record->{finish} }), 1, 'finish came once';
-    isnt $record->{finish}[0], 'close timeout', 'and not from the timer';
-};
-
-subtest 'close_timeout => 0 means never (D6)' => sub {
-    my ($connection, $peer) = connection_and_peer(close_timeout => 0);
-    is $connection->close_timeout, 0, 'the accessor';
-    my $record = record($connection);
-    $connection->close;
-    is rest_of($peer), [[8, close_body(1000, '')]], 'our Close';
-    run_for(0.3);
-    is $record->{finish}, [], 'not cut off';
-    syswrite $peer, frame(payload => 'sorry, I am slow') . close_frame(1000);
-    run_until { $connection->was_clean };
-    is $record->{messages}, ['sorry, I am slow'], 'still listening';
-};
-
-subtest 'close_timeout is 30 seconds where nothing is said (D6)' => sub {
-    my ($connection, $peer) = connection_and_peer();
-    is $connection->close_timeout, 30, 'the accessor';
-};
-
-subtest 'a connection with a running close_timeout can be dropped (D6)' => sub {
-    my ($connection, $peer) = connection_and_peer(close_timeout => 0.05);
-    my $record = record($connection);
-    $connection->close;
-    undef $connection;
-    is rest_of($peer), [[8, close_body(1000, '')]], 'the Close of before, once';
-    run_for(0.1);
-    is $record->{finish}, [], 'no callback any more';
 };
 
 subtest 'was_clean is read-only and false at first (D5)' => sub {
