@@ -164,7 +164,7 @@ was_clean(shim *s, ...)
   CODE:
     if (items > 1)
         croak("was_clean is a read-only accessor");
-    RETVAL = s && !s->lost && aews_conn_was_clean(s->core);
+    RETVAL = s && !s->lost && aews_conn_was_clean(s->core) && !transport_unsent(aTHX_ s);
   OUTPUT:
     RETVAL
 
@@ -312,11 +312,14 @@ unsent(live_shim *s)
   OUTPUT:
     RETVAL
 
+# Since this was asked before.
 bool
 has_received(live_shim *s)
   CODE:
-    /* While callbacks run, what the peer sends waits in the socket: it cannot be judged. */
-    RETVAL = s->received || s->dispatching;
+    /* While callbacks run, and before the event loop has been idle, what the peer sends waits in the
+     * socket: it cannot be judged. */
+    RETVAL = s->received || s->dispatching || !s->ready;
+    s->received = FALSE;
   OUTPUT:
     RETVAL
 

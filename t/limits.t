@@ -112,6 +112,10 @@ subtest 'sizes as Perl values (C16)' => sub {
     accepts(connection_and_peer(max_payload_size => 2**40), frame(payload => 'x' x 70_000), 70_000, '2 ** 40');
     accepts(connection_and_peer(max_payload_size => 1e30), frame(payload => 'x' x 70_000), 70_000,
         'more than there are integers');
+    refuses(connection_and_peer(max_payload_size => 0.5), frame(payload => 'xx'), too_big(2, 1), 'a half is not none');
+    refuses(connection_and_peer(max_message_size => 0.5), frame(payload => 'xx'),
+        'Message is too big: 2 bytes are over max_message_size (1)', 'nor is it for messages');
+    refuses(connection_and_peer(max_fragments => 0.5), fragments(2), $TOO_MANY, 'nor for fragments');
     my ($connection) = connection_and_peer(max_payload_size => 17, max_fragments => 3);
     is [$connection->max_payload_size, $connection->max_fragments], [17, 3], 'the accessors';
 };

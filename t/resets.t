@@ -9,7 +9,7 @@ use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 use Errno;
 use Far  qw(each_way connection_and_far text_of_errno);
-use Peer qw(connection_and_peer frame history finished record run_until settle);
+use Peer qw(connection_and_peer frame history finished read_until_eof record run_until settle);
 use Test2::V0;
 
 my ($TEXT, $BINARY, $CLOSE, $CONTINUATION) = (1, 2, 8, 0);
@@ -158,6 +158,28 @@ subtest 'an error found while unsent data waits (C19)' => sub {
     settle();
     is $record->{finish}, [T()], 'finish, once, with an error';
     is $connection->close_error, $record->{finish}[0], 'close_error';
+};
+
+subtest 'our Close is clean when it has left, not before (D5)' => sub {
+    for my $takes_it (0, 1) {
+        my ($connection, $peer) = connection_and_peer();
+        my $record = record($connection);
+        $connection->send('x' x (4 << 20));
+        syswrite $peer, frame(opcode => $CLOSE, payload => '');
+        shutdown $peer, 1;
+        run_until { @{ $record->{finish} } } 'finish';
+        is $record->{finish}, [undef], 'EOF';
+        ok !$connection->was_clean, 'not while it waits';
+        if ($takes_it) {
+            read_until_eof($peer);
+            ok $connection->was_clean, 'but when the peer has it';
+        }
+        else {
+            close $peer;
+            run_until { !length($connection->handle->{wbuf} // '') } 'the handle gives up';
+            ok !$connection->was_clean, 'nor when it cannot have it any more';
+        }
+    }
 };
 
 subtest 'messages before an error are delivered first (C13, C19)' => sub {

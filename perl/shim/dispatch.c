@@ -231,12 +231,12 @@ void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
 /* The handle's on_eof(handle) and on_error(handle, fatal, text). What has arrived before goes first,
  * and the program has registered its callbacks by then (compat C13, C21). */
 void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
+    if (items >= 3)
+        s->lost |= transport_unsent(aTHX_ s) > 0;
     if (s->finished || s->finish_pending)
         return;
-    if (items >= 3) {
-        s->lost |= transport_unsent(aTHX_ s) > 0;
+    if (items >= 3)
         transport_drain(aTHX_ s);
-    }
     s->finish_pending = TRUE;
     s->finish_text = items >= 3 && SvOK(ST(2)) ? newSVsv(ST(2)) : NULL;
     dispatch(aTHX_ s);

@@ -67,7 +67,7 @@ typedef struct shim {
     /* Frames are waiting in the handle's wbuf behind a write watcher of ours, though the socket has
      * not refused any. */
     bool corked;
-    /* Something arrived since the timer was started. */
+    /* Something arrived since has_received was asked. */
     bool received;
 } shim;
 

@@ -64,6 +64,12 @@ sub _number {
     return $value > 2**53 ? 2**53 : $value;
 }
 
+# A limit where 0 means none, as a number of whole bytes or frames: one below 1 is not none.
+sub _limit {
+    my $limit = _number(@_);
+    return $limit > 0 && $limit < 1 ? 1 : $limit;
+}
+
 sub new {
     return _new(\&BUILD, @_);
 }
@@ -89,11 +95,11 @@ sub BUILD {
 
     # By methods, since a derived class may have its own.
     no warnings 'once';
-    my $max_payload_size = _number(max_payload_size => $self->max_payload_size,
+    my $max_payload_size = _limit(max_payload_size => $self->max_payload_size,
         $Protocol::WebSocket::Frame::MAX_PAYLOAD_SIZE // 65536);
-    my $max_fragments = _number(max_fragments => $self->max_fragments,
+    my $max_fragments = _limit(max_fragments => $self->max_fragments,
         $Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT // 128);
-    my $max_message_size = _number(max_message_size => $self->max_message_size, 0);
+    my $max_message_size = _limit(max_message_size => $self->max_message_size, 0);
 
     AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
         !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size,
@@ -306,8 +312,8 @@ Dies where the code may not be sent in a Close frame (RFC 6455 section 7.4), or 
 
  if ($connection->was_clean) { ... }
 
-True once Close frames have gone both ways and the connection has not failed. Not where the socket ended by
-an error, or after C<close_timeout>, before ours had left.
+True once Close frames have gone both ways and the connection has not failed. Not as long as ours waits behind
+what the socket does not take, and not where the socket ended before it had left.
 
 =head1 EVENTS
 

@@ -10,7 +10,7 @@ our $VERSION = '1.000';
 
 use AE           ();
 use Errno        qw(EBADF);
-use Scalar::Util qw(blessed weaken);
+use Scalar::Util qw(blessed reftype weaken);
 
 use AnyEvent::WebSocket::Connection::Linger ();
 
@@ -117,7 +117,7 @@ sub abandon {
 # the end of the program, when the event loop may be gone before the handle is.
 sub dont_linger {
     my ($handle) = @_;
-    $handle->{linger} = 0 if $handle->isa('AnyEvent::Handle');
+    $handle->{linger} = 0 if reftype($handle) eq 'HASH' && UNIVERSAL::isa($handle, 'AnyEvent::Handle');
 }
 
 # Shuts down the write side when all is sent.
@@ -202,27 +202,27 @@ sub shut_down {
     start_close_timer($connection);
 }
 
+# Cuts off a peer that neither closes, nor sends, nor takes what there is for it (compat D6), once each of these parts
+# of the time has passed without any of it: however long the process itself was held up, that is one of them.
+my $PARTS = 4;
+
 sub start_close_timer {
     my ($connection) = @_;
-    restart_close_timer($connection) if $connection->{close_timeout} && !has_timer($connection);
-}
-
-# Cuts off a peer that neither closes, nor sends, nor takes what there is for it (compat D6).
-sub restart_close_timer {
-    my ($connection) = @_;
-    my $unsent = unsent($connection);
+    return if !(($connection->{close_timeout} // 0) > 0) || has_timer($connection);
+    my ($silent, $unsent) = (0, unsent($connection));
+    my $part = $connection->{close_timeout} / $PARTS;
     weaken $connection;
-    keep_timer($connection, AE::timer($connection->{close_timeout}, 0, sub {
+    keep_timer($connection, AE::timer($part, $part, sub {
         return if !$connection || is_destroyed($connection);
+        my $before = $unsent;
+        $unsent = unsent($connection);
+        $silent = has_received($connection) || $unsent < $before ? 0 : $silent + 1;
+        return if $silent < $PARTS;
+        local $@;
         my $handle = handle($connection);
-        return restart_close_timer($connection) if has_received($connection) || unsent($connection) < $unsent;
-        finally(
-            sub { on_finish($connection, 'close timeout') },
-            sub {
-                dont_linger($handle);
-                $handle->destroy;
-            },
-        );
+        # Before the program can destroy it.
+        dont_linger($handle);
+        finally(sub { on_finish($connection, 'close timeout') }, sub { $handle->destroy });
     }));
 }
 
