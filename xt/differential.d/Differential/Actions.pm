@@ -12,8 +12,8 @@ use Differential::Units ();
 # For what is sent: what programs have to do with, and what perl has ways of its own for.
 sub new {
     my ($class, $numbers, %options) = @_;
-    my %self = (numbers => $numbers, next_id => 1, message_ids => [], end_ids => [], event => {}, %options);
-    return bless \%self, $class;
+    my %self = (numbers => $numbers, next_id => 1, message_ids => [], end_ids => [], event => {}, again => []);
+    return bless {%self, %options}, $class;
 }
 
 sub _flagged {
@@ -97,6 +97,9 @@ sub on {
 
 sub _cancel {
     my ($self, @ids) = @_;
+    my %wanted = map { $_ => 1 } @ids;
+    my @again  = grep { $wanted{$_} } @{ $self->{again} };
+    @ids = @again if @again && $self->{numbers}->percent(40);
     return @ids ? {do => 'cancel', id => $self->{numbers}->pick(@ids)} : {do => 'attributes'};
 }
 
@@ -107,7 +110,8 @@ sub _again {
     return {do => 'attributes'} if !@ids;
     my $id    = $numbers->pick(@ids);
     my $event = $self->{event}{$id};
-    $event = $numbers->pick('each_message', 'next_message') if $event =~ /message/;
+    $event = $numbers->pick('each_message', 'next_message') if $event =~ /message/ && $numbers->percent(40);
+    push @{ $self->{again} }, $id;
     return {do => 'again', id => $id, event => $event};
 }
 
@@ -132,7 +136,7 @@ sub outside {
     my $numbers = $self->{numbers};
     my @message = @{ $self->{message_ids} };
     my $what = $numbers->weighted(
-        30 => 'send', 24 => 'message', 16 => 'on', 8 => 'cancel', 5 => 'again', 3 => 'attributes', 2 => 'unknown',
+        28 => 'send', 20 => 'message', 16 => 'on', 10 => 'cancel', 9 => 'again', 3 => 'attributes', 2 => 'unknown',
         1 => 'again_end', 4 => 'push_write', 2 => 'set', 3 => 'send_kept', 2 => 'close',
     );
     return

@@ -221,6 +221,7 @@ my %END = (
         $self->_step('resume') if $n->percent(60);
         $self->_step('settle');
         $self->_program($actions->outside) if $n->percent(40);
+        $self->_leave_unsent if $n->percent(25);
         $self->_program({do => 'drop'});
     },
     drop_in_callback => sub { _in_callback(@_, {do => 'drop'}) },
@@ -228,6 +229,7 @@ my %END = (
         my ($self, $n, $units, $actions) = @_;
         $self->_step('resume') if $n->percent(60);
         $self->_step('settle');
+        $self->_leave_unsent if $n->percent(25);
         $self->_program({do => 'destroy'});
         $self->_program(map { $actions->outside } 1 .. 2) if $n->percent(60);
     },
@@ -300,6 +302,15 @@ my @WEIGHTS = (
 );
 
 sub endings { return sort keys %END }
+
+# More than the socket takes, for a peer that does not read yet.
+sub _leave_unsent {
+    my ($self) = @_;
+    my $value = $self->{numbers}->binary($self->{setup}{narrow} ? 5_000 : 70_000);
+    $self->_step('pause');
+    $self->_program(map { {do => 'send', value => $value} } 1 .. 5);
+    return;
+}
 
 # Does something at the next message.
 sub _on_message {

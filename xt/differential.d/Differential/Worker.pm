@@ -19,7 +19,7 @@ sub new {
 
 sub name { return $_[0]{name} }
 
-# What it has loaded: version and file of each module, the event loop, whether sockets tell what they hold.
+# What it has loaded: version and file of each module, the event loop, and what can be done there.
 sub loaded { return $_[0]{loaded} }
 
 sub _start {
