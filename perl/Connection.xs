@@ -305,6 +305,12 @@ has_timer(live_shim *s)
   OUTPUT:
     RETVAL
 
+# What is unsent will not be sent.
+void
+lose(live_shim *s)
+  CODE:
+    s->lost = TRUE;
+
 UV
 unsent(live_shim *s)
   CODE:
@@ -360,10 +366,9 @@ is_destroyed(shim *s)
     RETVAL
 
 bool
-finish(live_shim *s, bool by_error)
+finish(live_shim *s)
   CODE:
     RETVAL = !s->finished;
-    s->lost |= by_error && transport_unsent(aTHX_ s) > 0;
     s->finished = TRUE;
     s->finish_pending = FALSE;
     SvREFCNT_dec(s->timer);

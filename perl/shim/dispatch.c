@@ -231,7 +231,8 @@ void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
 /* The handle's on_eof(handle) and on_error(handle, fatal, text). What has arrived before goes first,
  * and the program has registered its callbacks by then (compat C13, C21). */
 void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
-    if (items >= 3)
+    /* After an error that is not fatal the handle goes on. */
+    if (items >= 3 && SvTRUE(ST(1)))
         s->lost |= transport_unsent(aTHX_ s) > 0;
     if (s->finished || s->finish_pending)
         return;

@@ -188,7 +188,7 @@ sub on_exception {
 
 sub on_finish {
     my ($connection, $text) = @_;
-    finish($connection, defined $text) or return;
+    finish($connection) or return;
     shut_down_handle(handle($connection));
     $connection->{close_error} = $text if defined $text;
     # No callback will run any more after these; forgetting them ends their hold on the connection.
@@ -222,6 +222,7 @@ sub start_close_timer {
         my $handle = handle($connection);
         # Before the program can destroy it.
         dont_linger($handle);
+        lose($connection) if $unsent;
         finally(sub { on_finish($connection, 'close timeout') }, sub { $handle->destroy });
     }));
 }
