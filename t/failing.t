@@ -133,7 +133,7 @@ subtest 'the Close of a failure is masked where frames are (C7, D1)' => sub {
     is \@frames, [hash { field opcode => 8; field masked => 1; field payload => pack 'n', 1002; etc }];
 };
 
-subtest 'what callbacks sent before the bad frame leaves before the Close, and both before parse_error (C8, D1)' => sub {
+subtest 'what callbacks sent before the bad frame leaves before the Close (C8, D1)' => sub {
     my ($connection, $peer) = connection_and_peer();
     my $wire = '';
     $connection->on(each_message => sub { $_[0]->send('reply to ' . $_[1]->body) });

@@ -86,16 +86,6 @@ reset_when 'both have closed, we first (D5)' => sub {
     run_until { $connection->was_clean } 'the answer';
 }, [], code => 1000, reason => '', clean => 1;
 
-reset_when 'both have closed, but our Close waits behind unsent data (D5)' => sub {
-    my ($connection, $far) = @_;
-    $connection->send($UNSENT);
-    $far->say([$CLOSE, pack 'n a*', 1001, 'away']);
-    run_until { defined $connection->close_code } 'its Close';
-}, [], code => 1001, reason => 'away';
-
-reset_when 'its Close is there that has not been read (C13, D5)' => sub { }, [[$CLOSE, pack 'n a*', 1001, 'away']],
-    code => 1001, reason => 'away';
-
 reset_when 'the connection has failed (D1)' => sub {
     my ($connection, $far) = @_;
     $far->say([3, 'reserved']);
