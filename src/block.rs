@@ -119,6 +119,19 @@ impl Block {
         self.len += bytes.len();
     }
 
+    /// Appends `n` zeros, to be written over; for `limit` see [`reserve`](Self::reserve).
+    pub fn extend_zeroed(&mut self, n: usize, limit: usize) {
+        self.reserve(n, limit);
+        // SAFETY: `reserve` made room for as many bytes behind `len`.
+        unsafe { self.data.as_ptr().add(self.len).write_bytes(0, n) };
+        self.len += n;
+    }
+
+    /// Drops all but the first `len` bytes; does nothing where there are no more.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+    }
+
     /// Where the next `capacity - len` bytes go, for somebody else to write there and tell by
     /// [`advance`](Self::advance).
     pub fn spare_start(&self) -> *mut u8 {

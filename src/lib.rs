@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`frame`] | header codec, masking, incremental UTF-8 | bytes |
 //! | [`connection`] | sans-IO state machine: bytes in, events out; commands in, bytes out | `frame` |
+//! | [`extension`] | permessage-deflate and its negotiation | bytes |
 //! | `io` | receiving and sending on a connected descriptor | the operating system |
 //! | `ffi` | the C ABI of `perl/aews.h` | `connection`, `io` |
 //! | `perl` | Perl values made from events | `ffi`, libperl |
@@ -19,6 +20,7 @@
 pub mod block;
 mod buffer;
 pub mod connection;
+pub mod extension;
 pub mod frame;
 pub mod io;
 pub mod process;

@@ -1,0 +1,441 @@
+//! Compressed messages (RFC 7692 section 7.2): one half for what is sent, one for what is received.
+
+use std::cell::RefCell;
+use std::fmt;
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+
+use super::negotiation::Parameters;
+use crate::block::Block;
+use crate::connection::Role;
+
+/// The end of a flush, which is not sent (section 7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+
+/// The smallest window that zlib has. A smaller one of the peer's is a part of it.
+const LEAST_WINDOW_BITS: u8 = 9;
+
+/// How many coders of each kind a thread keeps for connections without context takeover.
+const KEPT: usize = 4;
+
+/// What a connection compresses with, and what it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// How what is sent is compressed.
+    pub outgoing: Direction,
+    /// How what is received is.
+    pub incoming: Direction,
+    /// From 0, which is fast, to 9, which is small. Default: 6.
+    pub level: u8,
+    /// Messages of fewer bytes are sent as they are. Default: 64.
+    pub threshold: usize,
+}
+
+/// What is agreed upon for one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Direction {
+    /// The window is 2 to this power of bytes, from 8 to 15.
+    pub window_bits: u8,
+    /// Whether a message may refer to those before it.
+    pub context_takeover: bool,
+}
+
+impl Config {
+    /// What `role` does where `agreed` is agreed upon.
+    pub fn new(role: Role, agreed: &Parameters) -> Config {
+        let server = Direction {
+            window_bits: agreed.server_max_window_bits,
+            context_takeover: !agreed.server_no_context_takeover,
+        };
+        let client = Direction {
+            window_bits: agreed.client_max_window_bits,
+            context_takeover: !agreed.client_no_context_takeover,
+        };
+        let (outgoing, incoming) = match role {
+            Role::Server => (server, client),
+            Role::Client => (client, server),
+        };
+        Config { outgoing, incoming, level: 6, threshold: 64 }
+    }
+}
+
+/// Coders between two messages, where none belongs to a connection.
+struct Pool<T>(Vec<(u8, T)>);
+
+impl<T> Pool<T> {
+    fn take(&mut self, key: u8) -> Option<T> {
+        let at = self.0.iter().rposition(|(has, _)| *has == key)?;
+        Some(self.0.swap_remove(at).1)
+    }
+
+    fn give_back(&mut self, key: u8, coder: T) {
+        if self.0.len() == KEPT {
+            self.0.remove(0);
+        }
+        self.0.push((key, coder));
+    }
+}
+
+thread_local! {
+    static COMPRESSORS: RefCell<Pool<Compress>> = const { RefCell::new(Pool(Vec::new())) };
+    static DECOMPRESSORS: RefCell<Pool<Decompress>> = const { RefCell::new(Pool(Vec::new())) };
+}
+
+/// Compresses messages. Holds no memory before the first, and none between two without context
+/// takeover.
+pub struct Deflater {
+    direction: Direction,
+    level: u8,
+    coder: Option<Compress>,
+}
+
+impl Deflater {
+    /// For one direction of a connection; `level` is from 0 to 9.
+    pub fn new(direction: Direction, level: u8) -> Deflater {
+        Deflater { direction, level, coder: None }
+    }
+
+    /// Whether anything can be compressed. Not into a window of 256 bytes, which zlib does not have:
+    /// that a message is not compressed is up to its sender (section 6).
+    pub fn is_able(&self) -> bool {
+        self.direction.window_bits >= LEAST_WINDOW_BITS
+    }
+
+    fn key(&self) -> u8 {
+        self.direction.window_bits << 4 | self.level
+    }
+
+    fn take_coder(&mut self) -> Compress {
+        let key = self.key();
+        let pooled = || COMPRESSORS.with_borrow_mut(|pool| pool.take(key));
+        self.coder.take().or_else(pooled).unwrap_or_else(|| {
+            let level = Compression::new(self.level.into());
+            Compress::new_with_window_bits(level, false, self.direction.window_bits)
+        })
+    }
+
+    /// Appends the compressed payload of a message that is not empty.
+    pub fn compress(&mut self, mut payload: &[u8], out: &mut Vec<u8>) {
+        let mut coder = self.take_coder();
+        loop {
+            out.reserve(payload.len() / 4 + 64);
+            let before = coder.total_in();
+            coder
+                .compress_vec(payload, out, FlushCompress::Sync)
+                .expect("deflate fails only where its state is damaged");
+            payload = &payload[(coder.total_in() - before) as usize..];
+            // Room is left only where all is written, the end of the flush included.
+            if out.len() < out.capacity() {
+                break;
+            }
+        }
+        debug_assert!(payload.is_empty() && out.ends_with(&TAIL));
+        out.truncate(out.len() - TAIL.len());
+        if self.direction.context_takeover {
+            self.coder = Some(coder);
+        } else {
+            coder.reset();
+            COMPRESSORS.with_borrow_mut(|pool| pool.give_back(self.key(), coder));
+        }
+    }
+
+    /// Gives the memory back, a few hundred KiB. The next message starts with an empty window, which
+    /// a receiver cannot tell from one that is not made use of.
+    pub fn release(&mut self) {
+        self.coder = None;
+    }
+}
+
+impl fmt::Debug for Deflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Deflater({:?}, active: {})", self.direction, self.coder.is_some())
+    }
+}
+
+/// Why a compressed message cannot be inflated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InflateError {
+    /// It is not what deflate makes.
+    Damaged,
+    /// There is more in it than there is room for.
+    TooLong,
+}
+
+/// Inflates messages piece by piece. Holds no memory before the first, and none between two without
+/// context takeover.
+pub struct Inflater {
+    direction: Direction,
+    coder: Option<Decompress>,
+    /// The last piece ended together with a final block, behind which nothing has begun yet.
+    at_end: bool,
+}
+
+impl Inflater {
+    /// For one direction of a connection.
+    pub fn new(direction: Direction) -> Inflater {
+        Inflater { direction, coder: None, at_end: false }
+    }
+
+    /// Appends what is in the next piece of a message, `room` bytes at most: nothing beyond is
+    /// inflated, however much there is.
+    ///
+    /// # Errors
+    /// See [`InflateError`]; the inflater is of no use then.
+    pub fn inflate(
+        &mut self,
+        piece: &[u8],
+        out: &mut Block,
+        room: usize,
+    ) -> Result<(), InflateError> {
+        if piece.is_empty() {
+            return Ok(());
+        }
+        let bits = self.direction.window_bits.max(LEAST_WINDOW_BITS);
+        let coder = self.coder.get_or_insert_with(|| {
+            DECOMPRESSORS
+                .with_borrow_mut(|pool| pool.take(bits))
+                .unwrap_or_else(|| Decompress::new_with_window_bits(false, bits))
+        });
+        inflate(coder, &mut self.at_end, piece, out, room)
+    }
+
+    /// Ends the message: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload"
+    /// (section 7.2.2). Appends what comes of it.
+    ///
+    /// # Errors
+    /// As [`inflate`](Self::inflate).
+    pub fn finish(&mut self, out: &mut Block, room: usize) -> Result<(), InflateError> {
+        // After a final block that ends the message nothing is open that a flush could end.
+        if !self.at_end {
+            self.inflate(&TAIL, out, room)?;
+        }
+        self.at_end = false;
+        if !self.direction.context_takeover
+            && let Some(mut coder) = self.coder.take()
+        {
+            let bits = self.direction.window_bits.max(LEAST_WINDOW_BITS);
+            coder.reset(false);
+            DECOMPRESSORS.with_borrow_mut(|pool| pool.give_back(bits, coder));
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Inflater {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Inflater({:?}, active: {})", self.direction, self.coder.is_some())
+    }
+}
+
+/// How much room is made at once.
+const STEP: (usize, usize) = (512, 64 * 1024);
+
+fn inflate(
+    coder: &mut Decompress,
+    at_end: &mut bool,
+    mut piece: &[u8],
+    out: &mut Block,
+    room: usize,
+) -> Result<(), InflateError> {
+    let limit = out.len().saturating_add(room);
+    loop {
+        // One byte more than there is room for tells that something is left.
+        let left = limit.saturating_add(1) - out.len();
+        let step = piece.len().saturating_mul(4).clamp(STEP.0, STEP.1).min(left);
+        let start = out.len();
+        out.extend_zeroed(step, limit.saturating_add(1));
+        let (read, written) = (coder.total_in(), coder.total_out());
+        let status = coder
+            .decompress(piece, &mut out[start..], FlushDecompress::Sync)
+            .map_err(|_| InflateError::Damaged)?;
+        let written = (coder.total_out() - written) as usize;
+        piece = &piece[(coder.total_in() - read) as usize..];
+        out.truncate(start + written);
+        if out.len() > limit {
+            return Err(InflateError::TooLong);
+        }
+        *at_end = matches!(status, Status::StreamEnd);
+        if *at_end {
+            // "DEFLATE blocks with the BFINAL header bit set to 1" may be in a message too, and
+            // others behind them (section 7.2.3.4).
+            coder.reset(false);
+            if piece.is_empty() {
+                return Ok(());
+            }
+        } else if written < step {
+            debug_assert!(piece.is_empty());
+            return Ok(());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const PLAIN: Direction = Direction { window_bits: 15, context_takeover: true };
+
+    fn compressed(deflater: &mut Deflater, payload: &[u8]) -> Vec<u8> {
+        let mut out = vec![];
+        deflater.compress(payload, &mut out);
+        out
+    }
+
+    fn inflated(
+        inflater: &mut Inflater,
+        pieces: &[&[u8]],
+        room: usize,
+    ) -> Result<Vec<u8>, InflateError> {
+        let mut out = Block::new();
+        for piece in pieces {
+            let left = room.saturating_sub(out.len());
+            inflater.inflate(piece, &mut out, left)?;
+        }
+        let left = room.saturating_sub(out.len());
+        inflater.finish(&mut out, left)?;
+        Ok(out.to_vec())
+    }
+
+    fn inflate_one(message: &[u8]) -> Result<Vec<u8>, InflateError> {
+        inflated(&mut Inflater::new(PLAIN), &[message], usize::MAX)
+    }
+
+    /// RFC 7692 section 7.2.3, from 7.2.3.1 to 7.2.3.5.
+    #[test]
+    fn the_examples_of_the_rfc() {
+        let hello = Ok(b"Hello".to_vec());
+        assert_eq!(inflate_one(&[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]), hello);
+        assert_eq!(
+            compressed(&mut Deflater::new(PLAIN, 6), b"Hello"),
+            [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]
+        );
+
+        let mut inflater = Inflater::new(PLAIN);
+        let first: &[u8] = &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        assert_eq!(inflated(&mut inflater, &[first], 5), hello);
+        assert_eq!(inflated(&mut inflater, &[&[0xf2, 0x00, 0x11, 0x00, 0x00]], 5), hello);
+
+        let stored = [0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00];
+        assert_eq!(inflate_one(&stored), hello);
+        assert_eq!(inflate_one(&[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00]), hello);
+        let two_blocks =
+            [0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00];
+        assert_eq!(inflate_one(&two_blocks), hello);
+        // Section 7.2.3.6.
+        assert_eq!(inflate_one(&[0x00]), Ok(vec![]));
+    }
+
+    #[test]
+    fn without_context_takeover_every_message_is_by_itself() {
+        let direction = Direction { context_takeover: false, ..PLAIN };
+        let mut deflater = Deflater::new(direction, 6);
+        let first = compressed(&mut deflater, b"Hello, hello");
+        assert_eq!(compressed(&mut deflater, b"Hello, hello"), first);
+        let mut inflater = Inflater::new(direction);
+        assert!(inflated(&mut inflater, &[&first], 100).is_ok());
+        // A reference to the message before.
+        let referring = inflated(&mut inflater, &[&[0xf2, 0x00, 0x11, 0x00, 0x00]], 100);
+        assert_eq!(referring, Err(InflateError::Damaged));
+    }
+
+    #[test]
+    fn after_a_final_block_the_next_message_starts_anew() {
+        let mut inflater = Inflater::new(PLAIN);
+        let last: &[u8] = &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+        for rest in [&[][..], &[0][..]] {
+            let message = [last, rest].concat();
+            assert_eq!(inflated(&mut inflater, &[&message], 5), Ok(b"Hello".to_vec()));
+            let pieces: Vec<_> = message.chunks(1).collect();
+            assert_eq!(inflated(&mut inflater, &pieces, 5), Ok(b"Hello".to_vec()));
+        }
+        let both = [last, &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]].concat();
+        assert_eq!(inflated(&mut inflater, &[&both], 10), Ok(b"HelloHello".to_vec()));
+    }
+
+    #[test]
+    fn a_released_compressor_goes_on_with_an_empty_window() {
+        let mut deflater = Deflater::new(PLAIN, 6);
+        let mut inflater = Inflater::new(PLAIN);
+        for release in [false, true, false] {
+            let message = compressed(&mut deflater, b"again and again");
+            assert_eq!(inflated(&mut inflater, &[&message], 15), Ok(b"again and again".to_vec()));
+            if release {
+                deflater.release();
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_is_inflated_no_further_than_the_limit() {
+        let bomb = compressed(&mut Deflater::new(PLAIN, 9), &vec![0; 10 << 20]);
+        for room in [0, 1, 511, 512, 513, 65_535, 65_536, 1 << 20, (10 << 20) - 1] {
+            let mut out = Block::new();
+            let mut inflater = Inflater::new(PLAIN);
+            assert_eq!(
+                inflater.inflate(&bomb, &mut out, room),
+                Err(InflateError::TooLong),
+                "{room}"
+            );
+            assert_eq!(out.len(), room + 1);
+            assert!(out.capacity() <= room.max(1024) + 1, "{} for {room}", out.capacity());
+        }
+        let whole = inflated(&mut Inflater::new(PLAIN), &[&bomb], 10 << 20);
+        assert_eq!(whole.map(|message| message.len()), Ok(10 << 20));
+    }
+
+    #[test]
+    fn what_deflate_does_not_make_is_refused() {
+        for damaged in [&[0xff][..], &[0x06], &[0xf2, 0x00, 0x11, 0x00, 0x00], &[0, 1, 0, 1, 0, 7]]
+        {
+            assert_eq!(inflate_one(damaged), Err(InflateError::Damaged), "{damaged:X?}");
+        }
+    }
+
+    #[test]
+    fn no_window_of_256_bytes_is_compressed_into() {
+        let able = |window_bits| Deflater::new(Direction { window_bits, ..PLAIN }, 6).is_able();
+        assert!(!able(8) && able(9) && able(15));
+    }
+
+    /// Text that compresses, with repetitions farther apart than the smaller windows.
+    fn message() -> impl Strategy<Value = Vec<u8>> {
+        let words = proptest::collection::vec(0_u32..2000, 1..2000);
+        let text =
+            words.prop_map(|words| words.iter().flat_map(|w| w.to_string().into_bytes()).collect());
+        prop_oneof![text, proptest::collection::vec(any::<u8>(), 1..3000)]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn messages_come_back_as_they_were(
+            messages in proptest::collection::vec((message(), 1_usize..300), 1..5),
+            window_bits in 9_u8..=15,
+            context_takeover in any::<bool>(),
+            level in 0_u8..=9,
+        ) {
+            let direction = Direction { window_bits, context_takeover };
+            let mut deflater = Deflater::new(direction, level);
+            let mut inflater = Inflater::new(direction);
+            for (message, size) in messages {
+                let bytes = compressed(&mut deflater, &message);
+                let pieces: Vec<_> = bytes.chunks(size).collect();
+                let back = inflated(&mut inflater, &pieces, message.len());
+                prop_assert_eq!(back, Ok(message));
+            }
+        }
+
+        #[test]
+        fn any_bytes_end_within_the_limit(
+            bytes in proptest::collection::vec(any::<u8>(), 0..300),
+            room in 0_usize..5000,
+        ) {
+            let mut out = Block::new();
+            let mut inflater = Inflater::new(PLAIN);
+            let _ = inflater.inflate(&bytes, &mut out, room);
+            prop_assert!(out.len() <= room + 1);
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! What is agreed about permessage-deflate in the opening handshake (RFC 7692 sections 5 and 7.1).
+
+use std::fmt;
+
+use super::header::{self, Extension, Malformed};
+
+/// The extension's name.
+pub const NAME: &str = "permessage-deflate";
+
+const SERVER_NO_CONTEXT_TAKEOVER: &str = "server_no_context_takeover";
+const CLIENT_NO_CONTEXT_TAKEOVER: &str = "client_no_context_takeover";
+const SERVER_MAX_WINDOW_BITS: &str = "server_max_window_bits";
+const CLIENT_MAX_WINDOW_BITS: &str = "client_max_window_bits";
+
+/// The least and the most bits of an LZ77 window.
+pub const WINDOW_BITS: std::ops::RangeInclusive<u8> = 8..=15;
+
+/// The parameters of permessage-deflate: what one side wishes for, or what both have agreed upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parameters {
+    /// The server starts every message with an empty window.
+    pub server_no_context_takeover: bool,
+    /// The client does.
+    pub client_no_context_takeover: bool,
+    /// The server's window is 2 to this power of bytes, from 8 to 15.
+    pub server_max_window_bits: u8,
+    /// The client's window.
+    pub client_max_window_bits: u8,
+}
+
+impl Default for Parameters {
+    /// Context takeover and the largest window on both sides, as in an offer without parameters.
+    fn default() -> Parameters {
+        Parameters {
+            server_no_context_takeover: false,
+            client_no_context_takeover: false,
+            server_max_window_bits: 15,
+            client_max_window_bits: 15,
+        }
+    }
+}
+
+/// Why a response does not fit the offer: the connection is to be failed (RFC 7692 section 7.1).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The header does not follow the grammar, at this byte.
+    Malformed(usize),
+    /// An extension that was not offered.
+    NotOffered(String),
+    /// permessage-deflate more than once.
+    Repeated,
+    /// A parameter that permessage-deflate does not have.
+    UnknownParameter(String),
+    /// A parameter more than once.
+    RepeatedParameter(&'static str),
+    /// A parameter without the value it needs, with one it may not have, or one out of range.
+    Value(&'static str, Option<String>),
+    /// A parameter that the offer demanded.
+    Missing(&'static str),
+    /// A larger window than was offered.
+    WindowTooLarge(u8, u8),
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::Malformed(at) => {
+                write!(f, "Sec-WebSocket-Extensions is malformed at byte {at}")
+            }
+            Refused::NotOffered(name) => write!(f, "extension {name} was not offered"),
+            Refused::Repeated => write!(f, "{NAME} is there more than once"),
+            Refused::UnknownParameter(name) => write!(f, "{NAME} has no parameter {name}"),
+            Refused::RepeatedParameter(name) => {
+                write!(f, "parameter {name} of {NAME} is there more than once")
+            }
+            Refused::Value(name, Some(value)) => {
+                write!(f, "parameter {name} of {NAME} cannot be '{value}'")
+            }
+            Refused::Value(name, None) => write!(f, "parameter {name} of {NAME} needs a value"),
+            Refused::Missing(name) => {
+                write!(f, "parameter {name} of {NAME} was offered, but is missing in the response")
+            }
+            Refused::WindowTooLarge(bits, offered) => write!(
+                f,
+                "{SERVER_MAX_WINDOW_BITS} of {NAME} is {bits}, more than the {offered} offered"
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Refused {}
+
+impl From<Malformed> for Refused {
+    fn from(malformed: Malformed) -> Refused {
+        Refused::Malformed(malformed.0)
+    }
+}
+
+/// The parameters as they stand in a header. `Some(None)`: there, without a value.
+#[derive(Debug, Default)]
+struct Written {
+    server_no_context_takeover: bool,
+    client_no_context_takeover: bool,
+    server_max_window_bits: Option<u8>,
+    client_max_window_bits: Option<Option<u8>>,
+}
+
+fn read(extension: &Extension<'_>) -> Result<Written, Refused> {
+    let mut written = Written::default();
+    for (name, value) in &extension.parameters {
+        let value = value.as_deref();
+        let flag = |seen: &mut bool, name| match value {
+            Some(value) => Err(Refused::Value(name, Some(value.to_owned()))),
+            None if std::mem::replace(seen, true) => Err(Refused::RepeatedParameter(name)),
+            None => Ok(()),
+        };
+        match *name {
+            SERVER_NO_CONTEXT_TAKEOVER => {
+                flag(&mut written.server_no_context_takeover, SERVER_NO_CONTEXT_TAKEOVER)?;
+            }
+            CLIENT_NO_CONTEXT_TAKEOVER => {
+                flag(&mut written.client_no_context_takeover, CLIENT_NO_CONTEXT_TAKEOVER)?;
+            }
+            SERVER_MAX_WINDOW_BITS => {
+                let bits = window_bits(SERVER_MAX_WINDOW_BITS, value)?;
+                let bits = bits.ok_or(Refused::Value(SERVER_MAX_WINDOW_BITS, None))?;
+                if written.server_max_window_bits.replace(bits).is_some() {
+                    return Err(Refused::RepeatedParameter(SERVER_MAX_WINDOW_BITS));
+                }
+            }
+            CLIENT_MAX_WINDOW_BITS => {
+                let bits = window_bits(CLIENT_MAX_WINDOW_BITS, value)?;
+                if written.client_max_window_bits.replace(bits).is_some() {
+                    return Err(Refused::RepeatedParameter(CLIENT_MAX_WINDOW_BITS));
+                }
+            }
+            name => return Err(Refused::UnknownParameter(name.to_owned())),
+        }
+    }
+    Ok(written)
+}
+
+/// "A decimal integer value without leading zeroes between 8 to 15, inclusive" (section 7.1.2).
+fn window_bits(name: &'static str, value: Option<&str>) -> Result<Option<u8>, Refused> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    match value.parse() {
+        Ok(bits) if WINDOW_BITS.contains(&bits) && !value.starts_with(['0', '+']) => Ok(Some(bits)),
+        _ => Err(Refused::Value(name, Some(value.to_owned()))),
+    }
+}
+
+/// What a client offers.
+pub fn offer(wish: &Parameters) -> String {
+    let mut text = NAME.to_owned();
+    let mut add = |parameter: fmt::Arguments<'_>| {
+        text += "; ";
+        text += &parameter.to_string();
+    };
+    if wish.server_no_context_takeover {
+        add(format_args!("{SERVER_NO_CONTEXT_TAKEOVER}"));
+    }
+    if wish.client_no_context_takeover {
+        add(format_args!("{CLIENT_NO_CONTEXT_TAKEOVER}"));
+    }
+    if wish.server_max_window_bits < 15 {
+        add(format_args!("{SERVER_MAX_WINDOW_BITS}={}", wish.server_max_window_bits));
+    }
+    // Says that the server may limit the client's window (section 7.1.2.2).
+    if wish.client_max_window_bits < 15 {
+        add(format_args!("{CLIENT_MAX_WINDOW_BITS}={}", wish.client_max_window_bits));
+    } else {
+        add(format_args!("{CLIENT_MAX_WINDOW_BITS}"));
+    }
+    text
+}
+
+/// What a server answers to the `Sec-WebSocket-Extensions` of a request: what is agreed upon, and the
+/// header for the response. `None` where nothing that was offered can be accepted, or the header is
+/// malformed: the connection goes on without compression then.
+///
+/// An offer is declined for a parameter that is unknown, repeated or has a wrong value (section 7.1);
+/// the first that is left is accepted (the client's order is its preference, section 5). Where the
+/// server wishes for a small window of the client's but the client does not say that it can have one,
+/// the window is what the client makes it.
+pub fn answer(header: &str, wish: &Parameters) -> Option<(Parameters, String)> {
+    let extensions = header::parse(header).ok()?;
+    let mut offers = extensions.iter().filter(|extension| extension.name == NAME);
+    let offered = offers.find_map(|extension| read(extension).ok())?;
+
+    let agreed = Parameters {
+        server_no_context_takeover: wish.server_no_context_takeover
+            || offered.server_no_context_takeover,
+        client_no_context_takeover: wish.client_no_context_takeover
+            || offered.client_no_context_takeover,
+        server_max_window_bits: wish
+            .server_max_window_bits
+            .min(offered.server_max_window_bits.unwrap_or(15)),
+        client_max_window_bits: match offered.client_max_window_bits {
+            Some(bits) => wish.client_max_window_bits.min(bits.unwrap_or(15)),
+            None => 15,
+        },
+    };
+    let mut text = NAME.to_owned();
+    if agreed.server_no_context_takeover {
+        text += "; server_no_context_takeover";
+    }
+    if agreed.client_no_context_takeover {
+        text += "; client_no_context_takeover";
+    }
+    // An offer with a limit is accepted by a limit (section 7.1.2.1).
+    if offered.server_max_window_bits.is_some() || agreed.server_max_window_bits < 15 {
+        text += &format!("; {SERVER_MAX_WINDOW_BITS}={}", agreed.server_max_window_bits);
+    }
+    if agreed.client_max_window_bits < 15 {
+        text += &format!("; {CLIENT_MAX_WINDOW_BITS}={}", agreed.client_max_window_bits);
+    }
+    Some((agreed, text))
+}
+
+/// What a client makes of the `Sec-WebSocket-Extensions` of a response to its [`offer`]: what is agreed
+/// upon, `None` where the server wants no extension.
+///
+/// # Errors
+/// [`Refused`]: "a client MUST _Fail the WebSocket Connection_ if the peer server accepted" what was
+/// not offered (section 7.1).
+pub fn accept(header: &str, wish: &Parameters) -> Result<Option<Parameters>, Refused> {
+    let extensions = header::parse(header)?;
+    if let Some(other) = extensions.iter().find(|extension| extension.name != NAME) {
+        return Err(Refused::NotOffered(other.name.to_owned()));
+    }
+    let accepted = match extensions.as_slice() {
+        [] => return Ok(None),
+        [extension] => read(extension)?,
+        _ => return Err(Refused::Repeated),
+    };
+    if wish.server_no_context_takeover && !accepted.server_no_context_takeover {
+        return Err(Refused::Missing(SERVER_NO_CONTEXT_TAKEOVER));
+    }
+    let server_max_window_bits = match accepted.server_max_window_bits {
+        None if wish.server_max_window_bits < 15 => {
+            return Err(Refused::Missing(SERVER_MAX_WINDOW_BITS));
+        }
+        Some(bits) if bits > wish.server_max_window_bits => {
+            return Err(Refused::WindowTooLarge(bits, wish.server_max_window_bits));
+        }
+        bits => bits.unwrap_or(15),
+    };
+    let client_max_window_bits = match accepted.client_max_window_bits {
+        // In a response the value is what the parameter is for (section 7.1.2.2).
+        Some(None) => return Err(Refused::Value(CLIENT_MAX_WINDOW_BITS, None)),
+        Some(Some(bits)) => bits.min(wish.client_max_window_bits),
+        None => wish.client_max_window_bits,
+    };
+    Ok(Some(Parameters {
+        server_no_context_takeover: accepted.server_no_context_takeover,
+        client_no_context_takeover: accepted.client_no_context_takeover
+            || wish.client_no_context_takeover,
+        server_max_window_bits,
+        client_max_window_bits,
+    }))
+}
