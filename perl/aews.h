@@ -32,6 +32,8 @@ typedef enum {
     AEWS_AGAIN = 2,
     /* Nothing was sent, since a Close frame already has been. */
     AEWS_CLOSED = 3,
+    /* This message will be compressed: aews_conn_send has to have it as a whole. */
+    AEWS_WHOLE = 4,
     /* A pointer was NULL. */
     AEWS_ERR_NULL = -1,
     /* The program asked for what may not be: see aews_conn_error. */
@@ -137,6 +139,41 @@ const char *aews_conn_error(const aews_conn *conn);
 /* Hands bytes from the peer to the connection, which copies them. Then: aews_conn_next_event. */
 aews_status aews_conn_receive(aews_conn *conn, const uint8_t *data, size_t len);
 
+/* permessage-deflate (RFC 7692): what a program wishes for. */
+typedef struct {
+    /* Whether a side starts every message with an empty window. */
+    int server_no_context_takeover, client_no_context_takeover;
+    /* The window of a side is 2 to this power of bytes, from 8 to 15. */
+    int server_max_window_bits, client_max_window_bits;
+    /* From 0, which is fast, to 9, which is small. */
+    int level;
+    /* Messages of fewer bytes are sent as they are. */
+    size_t threshold;
+} aews_deflate;
+
+/* Writes the defaults: all that the extension allows, level 6, threshold 64. */
+aews_status aews_deflate_init(aews_deflate *deflate);
+
+/* Room for what the next two write, NUL included. */
+#define AEWS_EXTENSIONS_LEN 192
+
+/* Writes the value of Sec-WebSocket-Extensions for a client's request. AEWS_ERR_MISUSE where the wish
+ * cannot be. */
+aews_status aews_deflate_offer(const aews_deflate *wish, char *text);
+
+/* Writes the value of Sec-WebSocket-Extensions for the response to a request with the value in `offer`,
+ * several headers joined with commas. AEWS_AGAIN where there is to be none. AEWS_ERR_MISUSE as above. */
+aews_status aews_deflate_answer(const char *offer, size_t len, const aews_deflate *wish, char *text);
+
+/* To be called before anything is received or sent: what was agreed upon is the value of
+ * Sec-WebSocket-Extensions in the response. `wish` is what a client has offered; of a server's, only `level`
+ * and `threshold` are looked at. AEWS_OK where messages may be compressed; AEWS_AGAIN where nothing was
+ * agreed upon; AEWS_ERR_MISUSE where the response does not fit the offer, or the role is unknown. */
+aews_status aews_conn_use_extensions(aews_conn *conn, const char *agreed, size_t len, const aews_deflate *wish);
+
+/* Gives back the memory that compressing holds, at the cost of a somewhat larger next message. */
+aews_status aews_conn_release_compressor(aews_conn *conn);
+
 /* Reads once from the socket `fd` into the connection, without blocking and without raising a
  * signal. AEWS_OK (`*received`, which may be NULL, is how much; then: aews_conn_next_event),
  * AEWS_EOF, AEWS_AGAIN or AEWS_ERR_IO. */
@@ -182,7 +219,8 @@ int aews_conn_was_clean(const aews_conn *conn);
 aews_status aews_conn_send(aews_conn *conn, uint8_t opcode, const uint8_t *data, size_t len);
 
 /* As aews_conn_send, for a caller that puts the frame on the wire itself: after all that
- * aews_conn_output has, the header in `*frame`, then the payload through aews_frame_payload. */
+ * aews_conn_output has, the header in `*frame`, then the payload through aews_frame_payload. AEWS_WHOLE
+ * too. */
 aews_status aews_conn_begin_frame(aews_conn *conn, uint8_t opcode, size_t len, aews_frame *frame);
 
 /* Copies `len` bytes of payload to `out`, which has room for them and does not overlap, masked where

@@ -12,6 +12,8 @@ pub struct Assembly {
     pub opcode: Opcode,
     /// How many frames it has so far, the current one included.
     pub fragments: u32,
+    /// Whether it comes compressed. The block holds it inflated.
+    pub compressed: bool,
     /// The payload so far. Its end, from `done` on, is as it came from the wire.
     pub block: Block,
     /// How many bytes of the block are unmasked and valid.
@@ -20,9 +22,9 @@ pub struct Assembly {
 }
 
 impl Assembly {
-    pub fn new(opcode: Opcode, validate_utf8: bool) -> Assembly {
+    pub fn new(opcode: Opcode, compressed: bool, validate_utf8: bool) -> Assembly {
         let utf8 = (validate_utf8 && opcode == Opcode::Text).then(Utf8Validator::default);
-        Assembly { opcode, fragments: 0, block: Block::new(), done: 0, utf8 }
+        Assembly { opcode, fragments: 1, compressed, block: Block::new(), done: 0, utf8 }
     }
 
     /// How many bytes have been appended since the last [`settle`](Self::settle).

@@ -42,6 +42,8 @@ pub enum PeerError {
     Masked,
     /// A text message that is not UTF-8, at this byte of the message, section 8.1.
     TextNotUtf8(u64),
+    /// A compressed message that cannot be inflated, RFC 7692 section 7.2.2.
+    NotDeflate,
     /// A Close frame whose body is a single byte, section 5.5.1.
     CloseBodyTooShort,
     /// A close code that may not be sent, section 7.4.
@@ -91,9 +93,13 @@ impl Error {
     /// The code of the Close frame that tells the peer.
     pub fn close_code(&self) -> u16 {
         let code = match self {
-            Error::Peer(PeerError::TextNotUtf8(_) | PeerError::CloseReasonNotUtf8(_)) => {
-                CloseCode::Invalid
-            }
+            // "Data within a message that was not consistent with the type of the message" (section
+            // 7.4.1); for compressed data no code is defined.
+            Error::Peer(
+                PeerError::TextNotUtf8(_)
+                | PeerError::CloseReasonNotUtf8(_)
+                | PeerError::NotDeflate,
+            ) => CloseCode::Invalid,
             Error::Peer(_) => CloseCode::Protocol,
             Error::Limit(_) => CloseCode::Size,
             Error::Internal(_) => CloseCode::Error,
@@ -154,6 +160,7 @@ impl fmt::Display for PeerError {
             NotMasked => f.write_str("Frame from a client is not masked"),
             Masked => f.write_str("Frame from a server is masked"),
             TextNotUtf8(at) => write!(f, "Text message is not valid UTF-8 at byte {at}"),
+            NotDeflate => f.write_str("Compressed message cannot be inflated"),
             CloseBodyTooShort => f.write_str("Close frame body of 1 byte"),
             CloseCodeNotAllowed(code) => {
                 write!(f, "Close code {code} is not allowed in a Close frame")

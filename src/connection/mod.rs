@@ -13,7 +13,8 @@ mod receiver;
 #[cfg(test)]
 mod tests;
 
-use crate::frame::header::EncodedHeader;
+use crate::extension::deflate::{self, Deflater, Inflater};
+use crate::frame::header::{EncodedHeader, RSV1};
 use crate::frame::{Header, MaskKey, Opcode, key};
 use close::Close;
 use error::{Error, Misuse};
@@ -74,6 +75,7 @@ struct CloseHandshake {
 pub struct Connection {
     config: Config,
     receiver: Receiver,
+    deflater: Option<Box<Deflater>>,
     handshake: CloseHandshake,
     /// Found with the last event, to be told by the next one.
     failure: Option<Error>,
@@ -81,7 +83,18 @@ pub struct Connection {
     output_at: usize,
 }
 
-/// The start of a frame that the caller sends by itself: [`Connection::begin_frame`].
+/// What comes of [`Connection::begin_frame`].
+#[derive(Clone, Copy, Debug)]
+pub enum Begun {
+    /// The caller sends this, and then the payload.
+    Frame(FrameStart),
+    /// This message will be compressed, for which [`Connection::send`] has to have it as a whole.
+    Compressed,
+    /// Nothing is to be sent, since a Close frame has been (compat C6).
+    Closed,
+}
+
+/// The start of a frame that the caller sends by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameStart {
     /// The header to send before the payload.
@@ -96,11 +109,24 @@ impl Connection {
         Connection {
             config,
             receiver: Receiver::default(),
+            deflater: None,
             handshake: CloseHandshake::default(),
             failure: None,
             output: Vec::new(),
             output_at: 0,
         }
+    }
+
+    /// Makes use of permessage-deflate, which has been agreed upon. To be called before anything is
+    /// received or sent.
+    pub fn use_deflate(&mut self, config: &deflate::Config) {
+        self.receiver.use_inflater(Inflater::new(config.incoming));
+        self.deflater = Deflater::new(config).map(Box::new);
+    }
+
+    /// Which side this is, where it is known.
+    pub fn role(&self) -> Option<Role> {
+        self.config.role
     }
 
     /// Takes bytes from the peer. Nothing is parsed yet: see [`next_event`](Self::next_event). Bytes
@@ -250,11 +276,33 @@ impl Connection {
     /// # Errors
     /// [`Misuse::Opcode`].
     pub fn send(&mut self, opcode: u8, payload: &[u8]) -> Result<bool, Misuse> {
-        let Some(start) = self.begin_frame(opcode, payload.len())? else {
-            return Ok(false);
-        };
-        append(&start, payload, &mut self.output);
+        match self.begin_frame(opcode, payload.len())? {
+            Begun::Frame(start) => append(&start, payload, &mut self.output),
+            Begun::Compressed => self.append_compressed(opcode, payload),
+            Begun::Closed => return Ok(false),
+        }
         Ok(true)
+    }
+
+    fn append_compressed(&mut self, opcode: u8, payload: &[u8]) {
+        let deflater = self.deflater.as_mut().expect("begin_frame has seen it");
+        let mut compressed = Vec::new();
+        deflater.compress(payload, &mut compressed);
+        let start = frame_start(&self.config, opcode, RSV1, compressed.len());
+        append(&start, &compressed, &mut self.output);
+    }
+
+    /// Whether a message of `len` bytes is to be compressed.
+    fn compresses(&self, opcode: u8, len: usize) -> bool {
+        let is_message = opcode == Opcode::Text.number() || opcode == Opcode::Binary.number();
+        is_message && self.deflater.as_ref().is_some_and(|deflater| deflater.is_worth_while(len))
+    }
+
+    /// Gives back the memory that compressing holds, at the cost of a somewhat larger next message.
+    pub fn release_compressor(&mut self) {
+        if let Some(deflater) = &mut self.deflater {
+            deflater.release();
+        }
     }
 
     /// Like [`send`](Self::send), for a caller that puts the frame on the wire by itself, after all
@@ -262,17 +310,20 @@ impl Connection {
     ///
     /// # Errors
     /// [`Misuse::Opcode`].
-    pub fn begin_frame(&mut self, opcode: u8, len: usize) -> Result<Option<FrameStart>, Misuse> {
+    pub fn begin_frame(&mut self, opcode: u8, len: usize) -> Result<Begun, Misuse> {
         if opcode > 15 {
             return Err(Misuse::Opcode(opcode));
         }
         if !self.is_writable() {
-            return Ok(None);
+            return Ok(Begun::Closed);
+        }
+        if self.compresses(opcode, len) {
+            return Ok(Begun::Compressed);
         }
         if opcode == Opcode::Close.number() {
             self.handshake.sent = true;
         }
-        Ok(Some(frame_start(&self.config, opcode, len)))
+        Ok(Begun::Frame(frame_start(&self.config, opcode, 0, len)))
     }
 
     /// Queues a Close frame, where none has been sent yet. Returns whether it was queued.
@@ -315,9 +366,9 @@ impl Connection {
     }
 }
 
-fn frame_start(config: &Config, opcode: u8, len: usize) -> FrameStart {
+fn frame_start(config: &Config, opcode: u8, reserved: u8, len: usize) -> FrameStart {
     let key = config.masked.then(key::fresh);
-    FrameStart { header: Header::encode_raw(opcode, len as u64, key), key }
+    FrameStart { header: Header::encode_raw(opcode, reserved, len as u64, key), key }
 }
 
 fn append(start: &FrameStart, payload: &[u8], out: &mut Vec<u8>) {
@@ -329,5 +380,5 @@ fn append(start: &FrameStart, payload: &[u8], out: &mut Vec<u8>) {
 }
 
 fn append_frame(config: &Config, opcode: Opcode, payload: &[u8], out: &mut Vec<u8>) {
-    append(&frame_start(config, opcode.number(), payload.len()), payload, out);
+    append(&frame_start(config, opcode.number(), 0, payload.len()), payload, out);
 }

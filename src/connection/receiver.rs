@@ -7,7 +7,8 @@ use super::error::{Error, LimitError, PeerError};
 use super::{Config, Role};
 use crate::block::Block;
 use crate::buffer;
-use crate::frame::header::MAX_HEADER_LEN;
+use crate::extension::deflate::{InflateError, Inflater};
+use crate::frame::header::{MAX_HEADER_LEN, RSV1};
 use crate::frame::{Header, MaskKey, Opcode, utf8};
 
 /// From this much of a frame missing, it is read straight into its message rather than through the
@@ -33,12 +34,51 @@ struct Frame {
     key: Option<MaskKey>,
     len: u64,
     remaining: u64,
+    /// How many bytes its payload so far was inflated to.
+    inflated: u64,
+    /// RSV1 on the first frame of a message: "Per-Message Compressed" (RFC 7692 section 6).
+    compressed: bool,
 }
 
 impl Frame {
     /// The key as it applies to the next byte.
     fn key(&self) -> Option<MaskKey> {
         self.key.map(|key| key.after(self.len - self.remaining))
+    }
+}
+
+/// How much may still be inflated: the limits hold for what a message is, not for how it came.
+struct Room {
+    /// By `max_payload_size`, and that.
+    frame: (u64, u64),
+    /// By `max_message_size`, and that.
+    message: (u64, u64),
+}
+
+impl Room {
+    fn new(config: &Config, frame: u64, message: u64) -> Room {
+        let left = |max, used| (if max == 0 { u64::MAX } else { max - used }, max);
+        Room {
+            frame: left(config.max_payload_size, frame),
+            message: left(config.max_message_size, message),
+        }
+    }
+
+    fn len(&self) -> usize {
+        usize::try_from(self.frame.0.min(self.message.0)).unwrap_or(usize::MAX)
+    }
+
+    fn error(&self, error: InflateError) -> Error {
+        let (frame, message) = (self.frame, self.message);
+        match error {
+            InflateError::Damaged => PeerError::NotDeflate.into(),
+            InflateError::TooLong if frame.0 <= message.0 => {
+                LimitError::PayloadTooBig { len: frame.1 + 1, max: frame.1 }.into()
+            }
+            InflateError::TooLong => {
+                LimitError::MessageTooBig { len: message.1 + 1, max: message.1 }.into()
+            }
+        }
     }
 }
 
@@ -80,9 +120,15 @@ pub struct Receiver {
     message: Option<Box<Assembly>>,
     /// The payload of the last or current control frame.
     control: Vec<u8>,
+    /// Where permessage-deflate is agreed upon.
+    inflater: Option<Box<Inflater>>,
 }
 
 impl Receiver {
+    pub fn use_inflater(&mut self, inflater: Inflater) {
+        self.inflater = Some(Box::new(inflater));
+    }
+
     pub fn receive(&mut self, bytes: &[u8]) {
         self.buffer().extend_from_slice(bytes);
     }
@@ -101,7 +147,10 @@ impl Receiver {
         let direct = match (&self.frame, &mut self.message) {
             // What is in the buffer comes first, so nothing may go past it.
             (Some(frame), Some(message))
-                if settled && !frame.opcode.is_control() && frame.remaining >= DIRECT_LEN =>
+                if settled
+                    && !frame.opcode.is_control()
+                    && !message.compressed
+                    && frame.remaining >= DIRECT_LEN =>
             {
                 let missing = usize::try_from(frame.remaining).unwrap_or(usize::MAX);
                 let block = &mut message.block;
@@ -123,6 +172,7 @@ impl Receiver {
         self.header_len = 0;
         self.frame = None;
         self.message = None;
+        self.inflater = None;
     }
 
     pub fn input(&self, range: Range<usize>) -> &[u8] {
@@ -192,10 +242,11 @@ impl Receiver {
             }
             len = len.saturating_add(message.block.len() as u64);
         }
+        let max = config.max_message_size;
         if header.opcode.is_control() {
             self.control.clear();
-        } else if config.max_message_size != 0 && len > config.max_message_size {
-            return Err(LimitError::MessageTooBig { len, max: config.max_message_size }.into());
+        } else if max != 0 && len > max && !self.is_compressed(&header) {
+            return Err(LimitError::MessageTooBig { len, max }.into());
         }
         self.frame = Some(Frame {
             opcode: header.opcode,
@@ -203,16 +254,26 @@ impl Receiver {
             key: header.key,
             len: header.payload_len,
             remaining: header.payload_len,
+            inflated: 0,
+            compressed: header.reserved & RSV1 != 0,
         });
         Ok(true)
+    }
+
+    /// Whether this is a frame of a compressed message.
+    fn is_compressed(&self, header: &Header) -> bool {
+        header.reserved & RSV1 != 0 || self.message.as_ref().is_some_and(|m| m.compressed)
     }
 
     /// What the header alone says about a frame: no payload is awaited or allocated (compat C16).
     fn check(&self, header: &Header, config: &Config) -> Result<(), Error> {
         // "MUST be 0 unless an extension is negotiated that defines meanings for non-zero values"
-        // (section 5.2).
-        if header.reserved != 0 {
-            return Err(PeerError::ReservedBits(header.reserved).into());
+        // (section 5.2). "An endpoint MUST NOT set the "Per-Message Compressed" bit of control frames
+        // and non-first fragments of a data message" (RFC 7692 section 6).
+        let starts = matches!(header.opcode, Opcode::Text | Opcode::Binary);
+        let allowed = if starts && self.inflater.is_some() { RSV1 } else { 0 };
+        if header.reserved & !allowed != 0 {
+            return Err(PeerError::ReservedBits(header.reserved & !allowed).into());
         }
         match (config.role, header.key) {
             // "The server MUST close the connection upon receiving a frame that is not masked", "A
@@ -282,7 +343,7 @@ impl Receiver {
             }
             return Ok(self.end_frame_if_done(taken).then_some(Item::Control(opcode)));
         }
-        if frame.fin && self.message.is_none() {
+        if frame.fin && self.message.is_none() && !frame.compressed {
             let (key, len) = (frame.key, frame.len);
             if self.unread().len() as u64 >= len {
                 let range = self.take(len);
@@ -304,11 +365,13 @@ impl Receiver {
     fn take_fragment(&mut self, config: &Config) -> Result<Option<Item>, Error> {
         let frame = self.frame.as_ref().expect("a frame is under way");
         let (opcode, fin, remaining, key) = (frame.opcode, frame.fin, frame.remaining, frame.key());
+        let compressed = frame.compressed;
         let message = self.message.get_or_insert_with(|| {
-            let mut message = Box::new(Assembly::new(opcode, config.validate_utf8));
-            message.fragments = 1;
-            message
+            Box::new(Assembly::new(opcode, compressed, config.validate_utf8))
         });
+        if message.compressed {
+            return self.take_compressed(config);
+        }
         // What was read straight into the message comes before what is in the buffer.
         let direct = message.unsettled() as u64;
         let left = &self.input[self.input_at..];
@@ -323,6 +386,40 @@ impl Receiver {
         self.input_at += taken;
         message.settle(key)?;
         if !self.end_frame_if_done(direct + taken as u64) || !fin {
+            return Ok(None);
+        }
+        let message = self.message.take().expect("a message is under way");
+        let (opcode, block) = message.finish()?;
+        Ok(Some(Item::Message(opcode, Place::Block(block))))
+    }
+
+    /// Appends what there is of the current frame to its message, inflated.
+    fn take_compressed(&mut self, config: &Config) -> Result<Option<Item>, Error> {
+        let frame = self.frame.as_ref().expect("a frame is under way");
+        let (fin, key, remaining) = (frame.fin, frame.key(), frame.remaining);
+        let range = self.take(remaining);
+        let taken = range.len() as u64;
+        let piece = &mut self.input[range];
+        if let Some(key) = key {
+            key.apply(piece);
+        }
+        let frame = self.frame.as_mut().expect("a frame is under way");
+        let message = self.message.as_mut().expect("a message is under way");
+        let inflater = self.inflater.as_mut().expect("agreed upon, or RSV1 is refused");
+        let before = message.block.len();
+        let room = Room::new(config, frame.inflated, before as u64);
+        let ends = fin && taken == remaining;
+        let mut inflated = inflater.inflate(piece, &mut message.block, room.len());
+        if ends && inflated.is_ok() {
+            let left = room.len() - (message.block.len() - before);
+            inflated = inflater.finish(&mut message.block, left);
+        }
+        frame.inflated += (message.block.len() - before) as u64;
+        // Of two errors the first on the wire is told, wherever the network cuts.
+        message.settle(None)?;
+        inflated.map_err(|error| room.error(error))?;
+        self.end_frame_if_done(taken);
+        if !ends {
             return Ok(None);
         }
         let message = self.message.take().expect("a message is under way");

@@ -12,6 +12,9 @@ use crate::connection::Role;
 /// The end of a flush, which is not sent (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 
+/// How hard to try.
+pub const LEVELS: std::ops::RangeInclusive<u8> = 0..=9;
+
 /// The smallest window that zlib has. A smaller one of the peer's is a part of it.
 const LEAST_WINDOW_BITS: u8 = 9;
 
@@ -86,19 +89,22 @@ thread_local! {
 pub struct Deflater {
     direction: Direction,
     level: u8,
+    threshold: usize,
     coder: Option<Compress>,
 }
 
 impl Deflater {
-    /// For one direction of a connection; `level` is from 0 to 9.
-    pub fn new(direction: Direction, level: u8) -> Deflater {
-        Deflater { direction, level, coder: None }
+    /// For what is sent. `None` where the window may have 256 bytes only, which zlib does not have: all
+    /// is sent as it is then, which is up to the sender for each message (section 6).
+    pub fn new(config: &Config) -> Option<Deflater> {
+        let Config { outgoing: direction, level, threshold, .. } = *config;
+        let is_able = direction.window_bits >= LEAST_WINDOW_BITS;
+        is_able.then_some(Deflater { direction, level, threshold, coder: None })
     }
 
-    /// Whether anything can be compressed. Not into a window of 256 bytes, which zlib does not have:
-    /// that a message is not compressed is up to its sender (section 6).
-    pub fn is_able(&self) -> bool {
-        self.direction.window_bits >= LEAST_WINDOW_BITS
+    /// Whether a message of `len` bytes is to be compressed. An empty one could not become shorter.
+    pub fn is_worth_while(&self, len: usize) -> bool {
+        len > 0 && len >= self.threshold
     }
 
     fn key(&self) -> u8 {
@@ -180,7 +186,8 @@ impl Inflater {
     /// inflated, however much there is.
     ///
     /// # Errors
-    /// See [`InflateError`]; the inflater is of no use then.
+    /// See [`InflateError`]; what comes before the error has been appended. The inflater is of no use
+    /// then.
     pub fn inflate(
         &mut self,
         piece: &[u8],
@@ -245,15 +252,14 @@ fn inflate(
         let start = out.len();
         out.extend_zeroed(step, limit.saturating_add(1));
         let (read, written) = (coder.total_in(), coder.total_out());
-        let status = coder
-            .decompress(piece, &mut out[start..], FlushDecompress::Sync)
-            .map_err(|_| InflateError::Damaged)?;
+        let status = coder.decompress(piece, &mut out[start..], FlushDecompress::Sync);
         let written = (coder.total_out() - written) as usize;
         piece = &piece[(coder.total_in() - read) as usize..];
         out.truncate(start + written);
         if out.len() > limit {
             return Err(InflateError::TooLong);
         }
+        let status = status.map_err(|_| InflateError::Damaged)?;
         *at_end = matches!(status, Status::StreamEnd);
         if *at_end {
             // "DEFLATE blocks with the BFINAL header bit set to 1" may be in a message too, and
@@ -275,6 +281,11 @@ mod tests {
     use proptest::prelude::*;
 
     const PLAIN: Direction = Direction { window_bits: 15, context_takeover: true };
+
+    fn deflater(outgoing: Direction, level: u8) -> Deflater {
+        let config = Config { outgoing, incoming: PLAIN, level, threshold: 0 };
+        Deflater::new(&config).expect("a window that zlib has")
+    }
 
     fn compressed(deflater: &mut Deflater, payload: &[u8]) -> Vec<u8> {
         let mut out = vec![];
@@ -307,7 +318,7 @@ mod tests {
         let hello = Ok(b"Hello".to_vec());
         assert_eq!(inflate_one(&[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]), hello);
         assert_eq!(
-            compressed(&mut Deflater::new(PLAIN, 6), b"Hello"),
+            compressed(&mut deflater(PLAIN, 6), b"Hello"),
             [0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]
         );
 
@@ -329,7 +340,7 @@ mod tests {
     #[test]
     fn without_context_takeover_every_message_is_by_itself() {
         let direction = Direction { context_takeover: false, ..PLAIN };
-        let mut deflater = Deflater::new(direction, 6);
+        let mut deflater = deflater(direction, 6);
         let first = compressed(&mut deflater, b"Hello, hello");
         assert_eq!(compressed(&mut deflater, b"Hello, hello"), first);
         let mut inflater = Inflater::new(direction);
@@ -355,7 +366,7 @@ mod tests {
 
     #[test]
     fn a_released_compressor_goes_on_with_an_empty_window() {
-        let mut deflater = Deflater::new(PLAIN, 6);
+        let mut deflater = deflater(PLAIN, 6);
         let mut inflater = Inflater::new(PLAIN);
         for release in [false, true, false] {
             let message = compressed(&mut deflater, b"again and again");
@@ -368,7 +379,7 @@ mod tests {
 
     #[test]
     fn what_is_too_long_is_inflated_no_further_than_the_limit() {
-        let bomb = compressed(&mut Deflater::new(PLAIN, 9), &vec![0; 10 << 20]);
+        let bomb = compressed(&mut deflater(PLAIN, 9), &vec![0; 10 << 20]);
         for room in [0, 1, 511, 512, 513, 65_535, 65_536, 1 << 20, (10 << 20) - 1] {
             let mut out = Block::new();
             let mut inflater = Inflater::new(PLAIN);
@@ -394,7 +405,10 @@ mod tests {
 
     #[test]
     fn no_window_of_256_bytes_is_compressed_into() {
-        let able = |window_bits| Deflater::new(Direction { window_bits, ..PLAIN }, 6).is_able();
+        let able = |window_bits| {
+            let outgoing = Direction { window_bits, ..PLAIN };
+            Deflater::new(&Config { outgoing, incoming: PLAIN, level: 6, threshold: 0 }).is_some()
+        };
         assert!(!able(8) && able(9) && able(15));
     }
 
@@ -417,7 +431,7 @@ mod tests {
             level in 0_u8..=9,
         ) {
             let direction = Direction { window_bits, context_takeover };
-            let mut deflater = Deflater::new(direction, level);
+            let mut deflater = deflater(direction, level);
             let mut inflater = Inflater::new(direction);
             for (message, size) in messages {
                 let bytes = compressed(&mut deflater, &message);

@@ -127,38 +127,33 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn parsed(header: &str) -> Vec<(&str, Vec<(&str, Option<String>)>)> {
-        let extensions = parse(header).unwrap_or_else(|error| panic!("{header}: {error:?}"));
-        extensions
-            .into_iter()
-            .map(|e| {
-                let parameters = e.parameters.into_iter();
-                (e.name, parameters.map(|(n, v)| (n, v.map(Cow::into_owned))).collect())
-            })
-            .collect()
+    fn parsed(header: &str) -> Vec<Extension<'_>> {
+        parse(header).unwrap_or_else(|error| panic!("{header}: {error:?}"))
     }
 
-    fn some(value: &str) -> Option<String> {
-        Some(value.to_owned())
+    fn extension<'a>(name: &'a str, parameters: &[(&'a str, Option<&'a str>)]) -> Extension<'a> {
+        let parameters = parameters.iter().map(|(name, value)| (*name, value.map(Cow::Borrowed)));
+        Extension { name, parameters: parameters.collect() }
     }
 
     #[test]
     fn lists_of_extensions_with_parameters() {
         assert_eq!(parsed(""), []);
         assert_eq!(parsed(" , ,\t"), []);
-        assert_eq!(parsed("foo"), [("foo", vec![])]);
+        assert_eq!(parsed("foo"), [extension("foo", &[])]);
         // The examples of RFC 6455 section 9.1.
-        assert_eq!(parsed("bar; baz=2"), [("bar", vec![("baz", some("2"))])]);
-        assert_eq!(parsed("foo, bar; baz=2"), [("foo", vec![]), ("bar", vec![("baz", some("2"))])]);
+        let bar = extension("bar", &[("baz", Some("2"))]);
+        assert_eq!(parsed("bar; baz=2"), std::slice::from_ref(&bar));
+        assert_eq!(parsed("foo, bar; baz=2"), [extension("foo", &[]), bar]);
         assert_eq!(
             parsed(",a ; b ; c = d;e=\"f\" ,, g;h,"),
             [
-                ("a", vec![("b", None), ("c", some("d")), ("e", some("f"))]),
-                ("g", vec![("h", None)])
+                extension("a", &[("b", None), ("c", Some("d")), ("e", Some("f"))]),
+                extension("g", &[("h", None)]),
             ]
         );
-        assert_eq!(parsed(r#"a;b="1\2""#), [("a", vec![("b", some("12"))])]);
-        assert_eq!(parsed("a;b;b"), [("a", vec![("b", None), ("b", None)])]);
+        assert_eq!(parsed(r#"a;b="1\2""#), [extension("a", &[("b", Some("12"))])]);
+        assert_eq!(parsed("a;b;b"), [extension("a", &[("b", None), ("b", None)])]);
     }
 
     #[test]

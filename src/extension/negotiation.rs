@@ -176,47 +176,42 @@ pub fn offer(wish: &Parameters) -> String {
     text
 }
 
-/// What a server answers to the `Sec-WebSocket-Extensions` of a request: what is agreed upon, and the
-/// header for the response. `None` where nothing that was offered can be accepted, or the header is
+/// What a server answers to the `Sec-WebSocket-Extensions` of a request, which is what is agreed upon
+/// then. `None` where nothing that was offered can be accepted, or the header is
 /// malformed: the connection goes on without compression then.
 ///
 /// An offer is declined for a parameter that is unknown, repeated or has a wrong value (section 7.1);
 /// the first that is left is accepted (the client's order is its preference, section 5). Where the
 /// server wishes for a small window of the client's but the client does not say that it can have one,
 /// the window is what the client makes it.
-pub fn answer(header: &str, wish: &Parameters) -> Option<(Parameters, String)> {
+pub fn answer(header: &str, wish: &Parameters) -> Option<String> {
     let extensions = header::parse(header).ok()?;
     let mut offers = extensions.iter().filter(|extension| extension.name == NAME);
     let offered = offers.find_map(|extension| read(extension).ok())?;
 
-    let agreed = Parameters {
-        server_no_context_takeover: wish.server_no_context_takeover
-            || offered.server_no_context_takeover,
-        client_no_context_takeover: wish.client_no_context_takeover
-            || offered.client_no_context_takeover,
-        server_max_window_bits: wish
-            .server_max_window_bits
-            .min(offered.server_max_window_bits.unwrap_or(15)),
-        client_max_window_bits: match offered.client_max_window_bits {
-            Some(bits) => wish.client_max_window_bits.min(bits.unwrap_or(15)),
-            None => 15,
-        },
-    };
     let mut text = NAME.to_owned();
-    if agreed.server_no_context_takeover {
-        text += "; server_no_context_takeover";
+    let mut add = |parameter: fmt::Arguments<'_>| {
+        text += "; ";
+        text += &parameter.to_string();
+    };
+    if wish.server_no_context_takeover || offered.server_no_context_takeover {
+        add(format_args!("{SERVER_NO_CONTEXT_TAKEOVER}"));
     }
-    if agreed.client_no_context_takeover {
-        text += "; client_no_context_takeover";
+    if wish.client_no_context_takeover || offered.client_no_context_takeover {
+        add(format_args!("{CLIENT_NO_CONTEXT_TAKEOVER}"));
     }
     // An offer with a limit is accepted by a limit (section 7.1.2.1).
-    if offered.server_max_window_bits.is_some() || agreed.server_max_window_bits < 15 {
-        text += &format!("; {SERVER_MAX_WINDOW_BITS}={}", agreed.server_max_window_bits);
+    let bits = wish.server_max_window_bits.min(offered.server_max_window_bits.unwrap_or(15));
+    if offered.server_max_window_bits.is_some() || bits < 15 {
+        add(format_args!("{SERVER_MAX_WINDOW_BITS}={bits}"));
     }
-    if agreed.client_max_window_bits < 15 {
-        text += &format!("; {CLIENT_MAX_WINDOW_BITS}={}", agreed.client_max_window_bits);
+    if let Some(offered) = offered.client_max_window_bits {
+        let bits = wish.client_max_window_bits.min(offered.unwrap_or(15));
+        if bits < 15 {
+            add(format_args!("{CLIENT_MAX_WINDOW_BITS}={bits}"));
+        }
     }
-    Some((agreed, text))
+    Some(text)
 }
 
 /// What a client makes of the `Sec-WebSocket-Extensions` of a response to its [`offer`]: what is agreed
@@ -260,4 +255,205 @@ pub fn accept(header: &str, wish: &Parameters) -> Result<Option<Parameters>, Ref
         server_max_window_bits,
         client_max_window_bits,
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WISH: Parameters = Parameters {
+        server_no_context_takeover: false,
+        client_no_context_takeover: false,
+        server_max_window_bits: 15,
+        client_max_window_bits: 15,
+    };
+    const SMALL: Parameters = Parameters {
+        server_no_context_takeover: true,
+        client_no_context_takeover: true,
+        server_max_window_bits: 10,
+        client_max_window_bits: 9,
+    };
+
+    #[test]
+    fn what_a_client_offers() {
+        assert_eq!(offer(&Parameters::default()), "permessage-deflate; client_max_window_bits");
+        assert_eq!(
+            offer(&SMALL),
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
+             server_max_window_bits=10; client_max_window_bits=9"
+        );
+    }
+
+    #[test]
+    fn what_a_server_answers() {
+        let cases = [
+            ("permessage-deflate", &WISH, "permessage-deflate"),
+            ("permessage-deflate; client_max_window_bits", &WISH, "permessage-deflate"),
+            ("permessage-deflate; client_max_window_bits=15", &WISH, "permessage-deflate"),
+            (
+                "permessage-deflate; client_max_window_bits=\"12\"",
+                &WISH,
+                "permessage-deflate; client_max_window_bits=12",
+            ),
+            (
+                "permessage-deflate; server_max_window_bits=15",
+                &WISH,
+                "permessage-deflate; server_max_window_bits=15",
+            ),
+            (
+                "permessage-deflate; server_max_window_bits=8",
+                &WISH,
+                "permessage-deflate; server_max_window_bits=8",
+            ),
+            (
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+                &WISH,
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+            ),
+            // The server's own wishes: of the client's window only where the client can.
+            (
+                "permessage-deflate",
+                &SMALL,
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
+                 server_max_window_bits=10",
+            ),
+            (
+                "permessage-deflate; client_max_window_bits; server_max_window_bits=9",
+                &SMALL,
+                "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
+                 server_max_window_bits=9; client_max_window_bits=9",
+            ),
+            // The first that is in order, whatever else is offered.
+            (
+                "x-webkit-deflate-frame, permessage-deflate; server_max_window_bits=16, \
+                 permessage-deflate; server_max_window_bits=11, permessage-deflate",
+                &WISH,
+                "permessage-deflate; server_max_window_bits=11",
+            ),
+        ];
+        for (offered, wish, expected) in cases {
+            assert_eq!(answer(offered, wish).as_deref(), Some(expected), "{offered}");
+        }
+    }
+
+    /// RFC 7692 section 7.1: parameters, values and repetitions that decline an offer.
+    #[test]
+    fn what_a_server_declines() {
+        let parameters = [
+            "unknown",
+            "unknown=1",
+            "server_no_context_takeover=1",
+            "client_no_context_takeover=1",
+            "server_no_context_takeover; server_no_context_takeover",
+            "client_no_context_takeover; client_no_context_takeover",
+            "server_max_window_bits",
+            "server_max_window_bits=7",
+            "server_max_window_bits=16",
+            "server_max_window_bits=08",
+            "server_max_window_bits=+9",
+            "server_max_window_bits=ten",
+            "server_max_window_bits=266",
+            "server_max_window_bits=10; server_max_window_bits=10",
+            "client_max_window_bits=7",
+            "client_max_window_bits=16",
+            "client_max_window_bits; client_max_window_bits=10",
+        ];
+        for parameter in parameters {
+            let offered = format!("permessage-deflate; {parameter}");
+            assert_eq!(answer(&offered, &WISH), None, "{parameter}");
+        }
+        for offered in
+            ["", "foo", "Permessage-Deflate", "permessage-deflate; =", "permessage-deflate ;;"]
+        {
+            assert_eq!(answer(offered, &WISH), None, "{offered}");
+        }
+    }
+
+    #[test]
+    fn what_a_client_accepts() {
+        let agreed =
+            |response, wish| accept(response, wish).unwrap_or_else(|e| panic!("{response}: {e}"));
+        assert_eq!(agreed("", &WISH), None);
+        assert_eq!(agreed("permessage-deflate", &WISH), Some(Parameters::default()));
+        let all = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; \
+                   server_max_window_bits=10; client_max_window_bits=9";
+        assert_eq!(agreed(all, &WISH), Some(SMALL));
+        assert_eq!(agreed(all, &SMALL), Some(SMALL));
+        // What a client does is up to itself, where it does less than it may.
+        let bare = "permessage-deflate; server_no_context_takeover; server_max_window_bits=8";
+        let expected = Parameters { server_max_window_bits: 8, ..SMALL };
+        assert_eq!(agreed(bare, &SMALL), Some(expected));
+        let larger = "permessage-deflate; client_max_window_bits=12; server_max_window_bits=10; \
+                      server_no_context_takeover";
+        assert_eq!(agreed(larger, &SMALL), Some(SMALL));
+    }
+
+    #[test]
+    fn what_a_client_refuses() {
+        use Refused::*;
+        let own = |text: &str| Some(text.to_owned());
+        let cases = [
+            ("permessage-deflate,, a b", &WISH, Malformed(23)),
+            ("foo", &WISH, NotOffered("foo".to_owned())),
+            ("permessage-deflate, foo", &WISH, NotOffered("foo".to_owned())),
+            ("permessage-deflate, permessage-deflate", &WISH, Repeated),
+            ("permessage-deflate; foo", &WISH, UnknownParameter("foo".to_owned())),
+            (
+                "permessage-deflate; server_max_window_bits=9; server_max_window_bits=9",
+                &WISH,
+                RepeatedParameter(SERVER_MAX_WINDOW_BITS),
+            ),
+            (
+                "permessage-deflate; client_no_context_takeover=1",
+                &WISH,
+                Value(CLIENT_NO_CONTEXT_TAKEOVER, own("1")),
+            ),
+            (
+                "permessage-deflate; server_max_window_bits=7",
+                &WISH,
+                Value(SERVER_MAX_WINDOW_BITS, own("7")),
+            ),
+            (
+                "permessage-deflate; client_max_window_bits",
+                &WISH,
+                Value(CLIENT_MAX_WINDOW_BITS, None),
+            ),
+            (
+                "permessage-deflate; server_max_window_bits=10",
+                &SMALL,
+                Missing(SERVER_NO_CONTEXT_TAKEOVER),
+            ),
+            (
+                "permessage-deflate; server_no_context_takeover",
+                &SMALL,
+                Missing(SERVER_MAX_WINDOW_BITS),
+            ),
+            (
+                "permessage-deflate; server_no_context_takeover; server_max_window_bits=11",
+                &SMALL,
+                WindowTooLarge(11, 10),
+            ),
+        ];
+        for (response, wish, expected) in cases {
+            assert_eq!(accept(response, wish), Err(expected), "{response}");
+        }
+    }
+
+    #[test]
+    fn client_and_server_understand_each_other() {
+        for bits in WINDOW_BITS {
+            for no_context_takeover in [false, true] {
+                let small = Parameters {
+                    server_no_context_takeover: no_context_takeover,
+                    server_max_window_bits: bits,
+                    ..WISH
+                };
+                for (client, server) in [(&WISH, &small), (&small, &WISH), (&small, &small)] {
+                    let answer = answer(&offer(client), server).expect("an answer");
+                    let agreed = accept(&answer, client).expect("it fits").expect("an extension");
+                    assert_eq!(agreed, small, "{answer}");
+                }
+            }
+        }
+    }
 }

@@ -3,6 +3,7 @@
 use super::abi::*;
 use super::conn::bytes;
 use super::guard::{Conn, ffi_fn, with_conn};
+use crate::connection::Begun;
 use crate::frame::MaskKey;
 
 ffi_fn! {
@@ -19,7 +20,7 @@ ffi_fn! {
             return AEWS_ERR_NULL;
         };
         with_conn(conn, |conn| match conn.connection.begin_frame(opcode, len) {
-            Ok(Some(start)) => {
+            Ok(Begun::Frame(start)) => {
                 let bytes = start.header.as_ref();
                 let mut header = [0; 14];
                 header[..bytes.len()].copy_from_slice(bytes);
@@ -33,7 +34,8 @@ ffi_fn! {
                 unsafe { frame.write(started) };
                 AEWS_OK
             }
-            Ok(None) => AEWS_CLOSED,
+            Ok(Begun::Compressed) => AEWS_WHOLE,
+            Ok(Begun::Closed) => AEWS_CLOSED,
             Err(misuse) => conn.misuse(misuse),
         })
     }

@@ -19,12 +19,14 @@ mod declared {
 
 mod conn;
 mod event;
+mod extension;
 mod frame;
 mod guard;
 mod socket;
 
 pub use conn::*;
 pub use event::*;
+pub use extension::*;
 pub use frame::*;
 pub use socket::*;
 

@@ -72,6 +72,9 @@ impl TryFrom<OpCode> for Opcode {
     }
 }
 
+/// RSV1 as in [`Header::reserved`].
+pub const RSV1: u8 = 4;
+
 /// A decoded frame header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {
@@ -155,16 +158,23 @@ impl Header {
 
     /// Encodes the header of an unfragmented frame with opcode number `opcode`, which may be a
     /// reserved one: `send` of a ready-made message puts on the wire what the program asked for
-    /// (compat D2).
+    /// (compat D2). `reserved` is as in a decoded header.
     ///
     /// # Panics
     /// Where `opcode` has more than four bits.
-    pub fn encode_raw(opcode: u8, payload_len: u64, key: Option<MaskKey>) -> EncodedHeader {
+    pub fn encode_raw(
+        opcode: u8,
+        reserved: u8,
+        payload_len: u64,
+        key: Option<MaskKey>,
+    ) -> EncodedHeader {
         let header = FrameHeader {
             is_final: true,
+            rsv1: reserved & RSV1 != 0,
+            rsv2: reserved & 2 != 0,
+            rsv3: reserved & 1 != 0,
             opcode: OpCode::from(opcode),
             mask: key.map(|key| key.0),
-            ..FrameHeader::default()
         };
         let mut bytes = [0; MAX_HEADER_LEN];
         let mut cursor = Cursor::new(&mut bytes[..]);
@@ -194,7 +204,7 @@ mod tests {
 
     #[test]
     fn a_short_header_is_incomplete_at_every_cut() {
-        let encoded = Header::encode_raw(2, 70_000, Some(MaskKey([1, 2, 3, 4])));
+        let encoded = Header::encode_raw(2, RSV1, 70_000, Some(MaskKey([1, 2, 3, 4])));
         let bytes = encoded.as_ref();
         assert_eq!(bytes.len(), MAX_HEADER_LEN);
         for cut in 0..bytes.len() {
@@ -228,9 +238,10 @@ mod tests {
             opcode in prop::sample::select(vec![0u8, 1, 2, 8, 9, 10]),
             payload_len in prop_oneof![0u64..300, 65_000u64..66_000, any::<u64>().prop_map(|n| n >> 1)],
             key in any::<Option<[u8; 4]>>(),
+            reserved in 0_u8..8,
         ) {
             let key = key.map(MaskKey);
-            let encoded = Header::encode_raw(opcode, payload_len, key);
+            let encoded = Header::encode_raw(opcode, reserved, payload_len, key);
             let (header, len) = Header::decode(encoded.as_ref()).unwrap().unwrap();
             prop_assert_eq!(len, encoded.as_ref().len());
             prop_assert_eq!(len, Header::encoded_len(payload_len, key.is_some()));
@@ -238,7 +249,7 @@ mod tests {
             prop_assert_eq!(header.payload_len, payload_len);
             prop_assert_eq!(header.key, key);
             prop_assert!(header.fin);
-            prop_assert_eq!(header.reserved, 0);
+            prop_assert_eq!(header.reserved, reserved);
         }
 
         #[test]

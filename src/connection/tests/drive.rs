@@ -2,7 +2,7 @@
 
 use super::wire::*;
 use crate::connection::error::Error;
-use crate::connection::{Config, Connection, Event};
+use crate::connection::{Begun, Config, Connection, Event};
 use crate::frame::Opcode;
 
 /// An event with its bytes copied.
@@ -216,7 +216,7 @@ impl Bad<'_> {
         assert_eq!(drain(&mut connection), [], "{what}");
         assert_eq!(connection.send(TEXT, b"more"), Ok(false), "{what}");
         assert_eq!(connection.close(1000, b""), Ok(false), "{what}");
-        assert!(connection.begin_frame(TEXT, 4).unwrap().is_none(), "{what}");
+        assert!(matches!(connection.begin_frame(TEXT, 4), Ok(Begun::Closed)), "{what}");
         assert!(connection.output().is_empty(), "{what}");
 
         // After a Close frame of ours it is told all the same, but there is no second one.

@@ -8,6 +8,7 @@
 mod closing;
 mod control;
 mod conversation;
+mod deflate;
 mod drive;
 mod limits;
 mod messages;

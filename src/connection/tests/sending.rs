@@ -3,7 +3,7 @@
 use super::drive::*;
 use super::wire::*;
 use crate::connection::error::{Error, Misuse};
-use crate::connection::{Config, Connection};
+use crate::connection::{Begun, Config, Connection};
 use crate::frame::MaskKey;
 
 fn masking(masked: bool) -> Config {
@@ -95,7 +95,9 @@ fn a_frame_begun_is_the_frame_that_send_would_queue() {
     for masked in [false, true] {
         for payload in [&b""[..], b"abcde", &[7; 126], &[8; 65_536]] {
             let mut connection = Connection::new(masking(masked));
-            let start = connection.begin_frame(BINARY, payload.len()).unwrap().unwrap();
+            let Ok(Begun::Frame(start)) = connection.begin_frame(BINARY, payload.len()) else {
+                panic!("no frame begun");
+            };
             let key = start.key.map(|MaskKey(key)| key);
             assert_eq!(key.is_some(), masked);
             assert_eq!(start.header.as_ref(), header(FIN | BINARY, key, payload.len() as u64));
@@ -108,9 +110,9 @@ fn a_frame_begun_is_the_frame_that_send_would_queue() {
 #[test]
 fn a_close_begun_is_the_last_frame() {
     let mut connection = Connection::new(masking(false));
-    assert!(connection.begin_frame(CLOSE, 2).unwrap().is_some());
+    assert!(matches!(connection.begin_frame(CLOSE, 2), Ok(Begun::Frame(_))));
     assert!(!connection.is_writable());
-    assert!(connection.begin_frame(TEXT, 2).unwrap().is_none());
+    assert!(matches!(connection.begin_frame(TEXT, 2), Ok(Begun::Closed)));
     assert_eq!(connection.send(TEXT, b"more"), Ok(false));
     assert_eq!(connection.close(1000, b""), Ok(false));
     connection.receive(&close_frame(KEY, 1000, ""));
