@@ -99,6 +99,22 @@ static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     return (U8)number;
 }
 
+/* Options as AnyEvent::WebSocket::Connection::Deflate::options has made them. */
+static void deflate_options(pTHX_ SV *options, aews_deflate *out) {
+    IV value[6];
+    int i;
+    for (i = 0; i < 6; i++) {
+        SV **entry = av_fetch((AV *)SvRV(options), i, 0);
+        value[i] = entry ? SvIV(*entry) : 0;
+    }
+    out->server_no_context_takeover = (int)value[0];
+    out->client_no_context_takeover = (int)value[1];
+    out->server_max_window_bits = (int)value[2];
+    out->client_max_window_bits = (int)value[3];
+    out->level = (int)value[4];
+    out->threshold = (size_t)value[5];
+}
+
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection
 
 PROTOTYPES: DISABLE
@@ -122,12 +138,23 @@ send(shim *s, SV *message = &PL_sv_undef, ...)
     if (s && !s->finished && aews_conn_is_writable(s->core)) {
         ST(0) = hold_object(aTHX_ s);
         opcode = message_parts(aTHX_ message, &payload);
-        if (aews_conn_begin_frame(s->core, opcode, payload.len, &frame) == AEWS_OK) {
+        switch (aews_conn_begin_frame(s->core, opcode, payload.len, &frame)) {
+        case AEWS_OK:
             head.data = frame.header;
             head.len = frame.header_len;
             transport_send(aTHX_ s, &head, &frame, &payload);
             if (opcode == 8)
                 SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", ST(0), NULL, NULL, 0));
+            break;
+        case AEWS_WHOLE:
+            aews_conn_send(s->core, opcode, payload.data, payload.len);
+            s->compressed = TRUE;
+            if (s->release_after > 0 && !s->release_timer)
+                SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", ST(0), sv_2mortal(newSVnv(s->release_after)), NULL, 0));
+            transport_output(aTHX_ s);
+            break;
+        default:
+            break;
         }
     }
     XSRETURN(1);
@@ -179,6 +206,7 @@ handle(SV *self, ...)
     close_timeout = 6
     role = 7
     max_message_size = 8
+    extensions = 9
   PPCODE:
     if (items > 1)
         croak("%s is a read-only accessor", GvNAME(CvGV(cv)));
@@ -249,6 +277,36 @@ attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_f
     RETVAL = s != NULL;
   OUTPUT:
     RETVAL
+
+# What `refusal` has nothing against.
+void
+use_extensions(live_shim *s, SV *agreed, SV *options, NV release_after)
+  PREINIT:
+    aews_deflate deflate;
+    STRLEN len;
+    const char *octets;
+  CODE:
+    deflate_options(aTHX_ options, &deflate);
+    octets = SvPVutf8(agreed, len);
+    aews_conn_use_extensions(s->core, octets, len, &deflate);
+    s->release_after = release_after;
+
+# Frees the compressor where it has not been in use since this was called before, and tells whether it did.
+bool
+release_if_idle(live_shim *s)
+  CODE:
+    RETVAL = !s->compressed;
+    s->compressed = FALSE;
+    if (RETVAL)
+        aews_conn_release_compressor(s->core);
+  OUTPUT:
+    RETVAL
+
+void
+keep_release_timer(live_shim *s, SV *timer)
+  CODE:
+    SvREFCNT_dec(s->release_timer);
+    s->release_timer = SvOK(timer) ? newSVsv(timer) : NULL;
 
 void
 closures(live_shim *s)
@@ -372,7 +430,8 @@ finish(live_shim *s)
     s->finished = TRUE;
     s->finish_pending = FALSE;
     SvREFCNT_dec(s->timer);
-    s->timer = NULL;
+    SvREFCNT_dec(s->release_timer);
+    s->timer = s->release_timer = NULL;
   OUTPUT:
     RETVAL
 
@@ -394,3 +453,72 @@ void
 at_exit()
   CODE:
     shim_at_exit(aTHX);
+
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::Deflate
+
+# The options as an array.
+SV *
+defaults()
+  PREINIT:
+    aews_deflate deflate;
+    AV *array;
+  CODE:
+    aews_deflate_init(&deflate);
+    array = newAV();
+    av_push(array, newSViv(deflate.server_no_context_takeover));
+    av_push(array, newSViv(deflate.client_no_context_takeover));
+    av_push(array, newSViv(deflate.server_max_window_bits));
+    av_push(array, newSViv(deflate.client_max_window_bits));
+    av_push(array, newSViv(deflate.level));
+    av_push(array, newSVuv(deflate.threshold));
+    RETVAL = newRV_noinc((SV *)array);
+  OUTPUT:
+    RETVAL
+
+SV *
+offer(SV *options)
+  PREINIT:
+    aews_deflate wish;
+    char text[AEWS_EXTENSIONS_LEN];
+  CODE:
+    deflate_options(aTHX_ options, &wish);
+    RETVAL = aews_deflate_offer(&wish, text) == AEWS_OK ? newSVpv(text, 0) : &PL_sv_undef;
+  OUTPUT:
+    RETVAL
+
+SV *
+answer(SV *offer, SV *options)
+  PREINIT:
+    aews_deflate wish;
+    char text[AEWS_EXTENSIONS_LEN];
+    STRLEN len;
+    const char *octets;
+  CODE:
+    deflate_options(aTHX_ options, &wish);
+    octets = SvPVutf8(offer, len);
+    RETVAL = aews_deflate_answer(octets, len, &wish, text) == AEWS_OK ? newSVpv(text, 0) : &PL_sv_undef;
+  OUTPUT:
+    RETVAL
+
+# Why that cannot have been agreed upon, or undef.
+SV *
+refusal(SV *agreed, SV *options, int role)
+  PREINIT:
+    aews_config config;
+    aews_deflate wish;
+    aews_conn *conn;
+    STRLEN len;
+    const char *octets;
+  CODE:
+    deflate_options(aTHX_ options, &wish);
+    octets = SvPVutf8(agreed, len);
+    aews_config_init(&config);
+    config.role = role;
+    RETVAL = &PL_sv_undef;
+    if (aews_conn_new(&config, &conn) == AEWS_OK) {
+        if (aews_conn_use_extensions(conn, octets, len, &wish) == AEWS_ERR_MISUSE)
+            RETVAL = newSVpv(aews_conn_error(conn), 0);
+        aews_conn_free(conn);
+    }
+  OUTPUT:
+    RETVAL

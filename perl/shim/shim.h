@@ -42,6 +42,9 @@ typedef struct shim {
     /* Watchers that are not in a slot of the handle. */
     SV *idle;
     SV *timer;
+    SV *release_timer;
+    /* For how long a compressor may be idle before it is freed; 0 for ever. */
+    NV release_after;
     /* The handle's _activity, _ractivity and _wactivity, for its timeouts (compat C20). */
     SV *activity[3];
     /* When the dispatch under way has begun: transport_clock. */
@@ -67,6 +70,8 @@ typedef struct shim {
     /* Frames are waiting in the handle's wbuf behind a write watcher of ours, though the socket has
      * not refused any. */
     bool corked;
+    /* The compressor was in use of late. */
+    bool compressed;
     /* Something arrived since has_received was asked. */
     bool received;
 } shim;
@@ -80,7 +85,7 @@ typedef struct {
         SV *fh, *tls, *tls_wbuf, *rbuf, *wbuf, *on_read, *on_drain, *autocork, *rw, *ww, *queue;
         SV *body, *opcode;
         /* Of the Connection, in the order of its accessors. */
-        SV *attribute[9], *close[3];
+        SV *attribute[10], *close[3];
     } key;
     HV *handle_stash;
     HV *destroyed_stash;

@@ -13,7 +13,8 @@ use XSLoader     ();
 
 XSLoader::load(__PACKAGE__, $VERSION);
 
-use AnyEvent::WebSocket::Connection::Shim ();
+use AnyEvent::WebSocket::Connection::Deflate ();
+use AnyEvent::WebSocket::Connection::Shim    ();
 require AnyEvent::WebSocket::Message;
 
 # Programs find Protocol::WebSocket::Frame loaded, and its package variables are our defaults where it
@@ -79,7 +80,7 @@ sub BUILD {
     # What Moo has set up in a derived class, defaults of its own for instance, is there already.
     exists $self->{$_} or !exists $args->{$_} or $self->{$_} = $args->{$_}
         for qw(handle masked subprotocol max_payload_size max_fragments max_message_size role validate_utf8
-        close_timeout close_code close_reason close_error);
+        close_timeout extensions permessage_deflate close_code close_reason close_error);
     $self->{masked}        = 0  unless exists $self->{masked};
     $self->{validate_utf8} = 1  unless defined $self->{validate_utf8};
     $self->{close_timeout} = 30 unless defined $self->{close_timeout};
@@ -100,11 +101,23 @@ sub BUILD {
     my $max_fragments = _limit(max_fragments => $self->max_fragments,
         $Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT // 128);
     my $max_message_size = _limit(max_message_size => $self->max_message_size, 0);
+    my $extensions = $self->extensions // '';
+    my ($deflate, $release_after);
+    if (length $extensions) {
+        # What has been agreed upon is made use of, whatever the program thinks of it.
+        ($deflate, $release_after)
+            = AnyEvent::WebSocket::Connection::Deflate::options($self->{permessage_deflate} || 1);
+        my $refusal = AnyEvent::WebSocket::Connection::Deflate::refusal($extensions, $deflate,
+            $role ? $ROLE{$role} : 0);
+        Carp::croak("extensions: $refusal") if defined $refusal;
+    }
 
     AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
         !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size,
         $max_message_size)
         or Carp::croak('this connection has been set up already');
+    AnyEvent::WebSocket::Connection::Shim::use_extensions($self, $extensions, $deflate, $release_after)
+        if $deflate;
     AnyEvent::WebSocket::Connection::Shim::install($self, $handle);
 }
 

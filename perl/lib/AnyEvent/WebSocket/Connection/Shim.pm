@@ -227,4 +227,13 @@ sub start_close_timer {
     }));
 }
 
+# Gives back what compressing holds when nothing has been compressed for a while.
+sub start_release_timer {
+    my ($connection, $after) = @_;
+    weaken $connection;
+    keep_release_timer($connection, AE::timer($after, $after, sub {
+        keep_release_timer($connection, undef) if $connection && release_if_idle($connection);
+    }));
+}
+
 1;
