@@ -522,3 +522,46 @@ refusal(SV *agreed, SV *options, int role)
     }
   OUTPUT:
     RETVAL
+
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Client::Response
+
+# The head of an HTTP response as a hash: status, reason, length, and headers, a list of names in lower case and
+# values. Undef where it is not there in full; a text where it is none.
+SV *
+parse(SV *octets)
+  PREINIT:
+    aews_response response;
+    const char *data;
+    STRLEN len;
+    HV *hash;
+    AV *headers;
+    size_t i;
+  CODE:
+    data = SvPVbyte(octets, len);
+    switch (aews_response_parse((const uint8_t *)data, len, &response)) {
+    case AEWS_OK:
+        hash = newHV();
+        RETVAL = newRV_noinc((SV *)hash);
+        hv_stores(hash, "status", newSViv(response.status));
+        hv_stores(hash, "reason", newSVpvn((const char *)response.reason.data, response.reason.len));
+        hv_stores(hash, "length", newSVuv(response.len));
+        headers = newAV();
+        hv_stores(hash, "headers", newRV_noinc((SV *)headers));
+        for (i = 0; i < response.header_count; i++) {
+            const aews_header *header = &response.headers[i];
+            SV *name = newSVpvn((const char *)header->name.data, header->name.len);
+            char *c;
+            for (c = SvPVX(name); c < SvEND(name); c++)
+                *c = toLOWER(*c);
+            av_push(headers, name);
+            av_push(headers, newSVpvn((const char *)header->value.data, header->value.len));
+        }
+        break;
+    case AEWS_ERR_MALFORMED:
+        RETVAL = newSVpvn((const char *)response.reason.data, response.reason.len);
+        break;
+    default:
+        RETVAL = &PL_sv_undef;
+    }
+  OUTPUT:
+    RETVAL

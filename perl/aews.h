@@ -41,7 +41,9 @@ typedef enum {
     /* The operating system refused: errno says why. */
     AEWS_ERR_IO = -3,
     /* The library has a bug: see aews_conn_error. */
-    AEWS_ERR_PANIC = -4
+    AEWS_ERR_PANIC = -4,
+    /* What the peer sent is not what it has to be. */
+    AEWS_ERR_MALFORMED = -5
 } aews_status;
 
 /* One side of a connection. */
@@ -138,6 +140,27 @@ const char *aews_conn_error(const aews_conn *conn);
 
 /* Hands bytes from the peer to the connection, which copies them. Then: aews_conn_next_event. */
 aews_status aews_conn_receive(aews_conn *conn, const uint8_t *data, size_t len);
+
+/* The most headers that a response may have. */
+#define AEWS_HEADERS_MAX 128
+
+typedef struct {
+    aews_slice name, value;
+} aews_header;
+
+/* The head of an HTTP response. The slices are parts of what was parsed. */
+typedef struct {
+    int status;
+    aews_slice reason;
+    /* How many bytes the head has, the empty line at its end included. */
+    size_t len;
+    size_t header_count;
+    aews_header headers[AEWS_HEADERS_MAX];
+} aews_response;
+
+/* Parses the head of an HTTP/1.1 response. AEWS_AGAIN where more bytes have to come first;
+ * AEWS_ERR_MALFORMED, and the reason is why it is none. */
+aews_status aews_response_parse(const uint8_t *data, size_t len, aews_response *response);
 
 /* permessage-deflate (RFC 7692): what a program wishes for. */
 typedef struct {

@@ -22,12 +22,14 @@ mod event;
 mod extension;
 mod frame;
 mod guard;
+mod response;
 mod socket;
 
 pub use conn::*;
 pub use event::*;
 pub use extension::*;
 pub use frame::*;
+pub use response::*;
 pub use socket::*;
 
 #[cfg(test)]
