@@ -253,6 +253,48 @@ Integer, bytes. Limit for one received message, over the payloads of all its fra
 it fails at the header of the frame that does, with Close 1009. Default (undef), and 0: no limit but what
 C<max_payload_size> and C<max_fragments> allow together, which by default is 8 MiB.
 
+=head2 extensions
+
+String, default undef. What was agreed upon in the opening handshake: the value of
+C<Sec-WebSocket-Extensions> in the response, for instance C<permessage-deflate; client_max_window_bits=12>. It
+needs a C<role>, and C<new> dies with C<extensions: ...> where it names anything but permessage-deflate
+(RFC 7692), or does not fit what a client has offered by C<permessage_deflate>.
+
+Where it is agreed upon, messages are compressed, and what arrives compressed is inflated. The limits above hold
+for what comes out, too: a frame or a message that would become larger fails with Close 1009 and is inflated no
+further. One that cannot be inflated fails with Close 1007.
+
+=head2 permessage_deflate
+
+True, or a reference to a hash with options; default undef. How to compress, where C<extensions> says so:
+
+=over 4
+
+=item C<level>
+
+Integer from 0, which is fast, to 9, which is small; default 6.
+
+=item C<threshold>
+
+Integer, bytes, default 64. Shorter messages are sent as they are.
+
+=item C<release_after>
+
+Number, seconds, default 0 for never. A connection with context takeover keeps a compressor of about 270 KiB; it
+is freed when nothing has been compressed for that long, at the cost of a somewhat larger next message.
+
+=item C<server_no_context_takeover>, C<client_no_context_takeover>
+
+Boolean, default false. Whether messages of that side are compressed each by itself, so that neither side has to
+keep anything for them between two. In the opening handshake these two and the next are what a side wishes for.
+
+=item C<server_max_window_bits>, C<client_max_window_bits>
+
+Integer from 8 to 15, default 15: what that side refers back to is within 2 to this power of bytes. With 8 we send
+messages as they are.
+
+=back
+
 =head2 validate_utf8
 
 Boolean, default true. Whether received text messages that are not UTF-8 fail the connection. Close reasons
@@ -465,7 +507,8 @@ After C<destroy> of the handle nothing more is delivered, not even of what had b
 
 =back
 
-C<was_clean>, C<role>, C<max_message_size>, C<validate_utf8> and C<close_timeout> are new.
+C<was_clean>, C<role>, C<max_message_size>, C<validate_utf8>, C<close_timeout>, C<extensions> and
+C<permessage_deflate> are new.
 
 =head1 SEE ALSO
 
