@@ -152,14 +152,15 @@ subtest 'a gibibyte of zeros on a mebibyte of wire costs no more than the limit'
     # Whatever follows zeros compresses to the same.
     my $wire = compressed(payload => $first . $next x 1023, opcode => 2, mask => 'mask');
     note length($wire), ' bytes on the wire';
-    for my $limit (qw(max_message_size max_payload_size)) {
-        my ($connection, $peer) = connection_and_peer(role => 'server', extensions => $DEFLATE, $limit => 2 << 20);
+    for my $limit ([max_message_size => 1 << 20, max_payload_size => 0], [max_payload_size => 2 << 20]) {
+        my ($connection, $peer) = connection_and_peer(role => 'server', extensions => $DEFLATE, @$limit);
         my $record = record($connection);
         reset_peak();
         my $before = resident();
         write_all($peer, substr($wire, 0, 1 << 20));
         run_until { @{ $record->{parse_errors} } } 'parse_error';
-        is $record->{messages}, [], $limit;
+        is $record->{messages}, [], $limit->[0];
+        like $record->{parse_errors}, [qr/ big.* $limit->[0] \($limit->[1]\)/], 'the limit is told';
         cmp_ok resident() - $before, '<', 4 * 1024, 'less than 4 MiB more at the peak';
     }
 };
