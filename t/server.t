@@ -7,7 +7,7 @@ use lib 't/lib';
 use AnyEvent;
 use AnyEvent::WebSocket::Server;
 use Opening qw(:all);
-use Peer qw(frame close_frame read_frames parse_frames run_for run_until settle socket_pair tcp_pair history finished read_until_eof);
+use Peer qw(frame close_frame read_frames parse_frames run_until settle socket_pair tcp_pair history finished read_until_eof);
 use Scalar::Util qw(blessed);
 use Test2::V0;
 
@@ -138,14 +138,10 @@ subtest 'a request and frames, split at each byte (C13)' => sub {
 };
 
 subtest 'byte by byte' => sub {
-    my ($condvar, $client) = start({});
-    my $history;
-    my $connection;
+    my ($condvar, $client, $socket) = start({});
+    my ($connection, $history);
     $condvar->cb(sub { $connection = $_[0]->recv; $history = history($connection) });
-    for my $byte (split //, $REQUEST . $FRAMES) {
-        run_until { syswrite $client, $byte } 'writing';
-        run_for(0);
-    }
+    drip($client, $socket, $REQUEST . $FRAMES, sub { 0 });
     run_until { $history && @$history == 2 } 'the messages';
     is $history, ['first', 'second' x 30], 'request and frames are put together';
 };

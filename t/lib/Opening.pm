@@ -13,7 +13,7 @@ use Peer qw(run_until socket_pair);
 
 our @EXPORT_OK = qw(
     request psgi_env accept_for $KEY start outcome opening established
-    read_response read_some response_field raises
+    read_response read_some response_field raises drip
 );
 our %EXPORT_TAGS = (all => \@EXPORT_OK);
 
@@ -124,6 +124,22 @@ sub read_some {
 sub response_field {
     my ($response, $name) = @_;
     return $response =~ /^\Q$name\E: *(.*?)\r$/mi ? $1 : undef;
+}
+
+# Writes byte by byte, each when the server's end has read the one before; ends when the condition holds. Returns how
+# many it wrote.
+sub drip {
+    my ($client, $socket, $bytes, $condition) = @_;
+    require IO::Select;
+    my $unread = IO::Select->new($socket);
+    my $sent   = 0;
+    for my $byte (split //, $bytes) {
+        $sent += syswrite $client, $byte;
+        Peer::run_for(0) for 1 .. 3;
+        run_until { $condition->() || !$unread->can_read(0) } 'the server to read';
+        last if $condition->();
+    }
+    return $sent;
 }
 
 sub raises {

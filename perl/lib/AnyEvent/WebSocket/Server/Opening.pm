@@ -197,6 +197,7 @@ sub _establish {
             if defined $refusal;
     }
 
+    return $self->_fail('connection error: the program has closed the socket') unless defined fileno $handle->{fh};
     $handle->push_write($octets);
     return $self->_fail("connection error: $self->{error}") if defined $self->{error};
     # Of a response that is not HTTP nothing is known, and it is the program's.
