@@ -4,7 +4,7 @@ use Test2::V0;
 
 # Every public module is documented in full, and its SYNOPSIS runs.
 
-my @public = qw(AnyEvent::WebSocket::Connection AnyEvent::WebSocket::Message);
+my @public = map { "AnyEvent::WebSocket::$_" } qw(Connection Message Server);
 
 sub file_of {
     my ($module) = @_;
@@ -41,6 +41,7 @@ subtest 'each SYNOPSIS runs' => sub {
     my %prints = (
         'AnyEvent::WebSocket::Connection' => "you said: hello\n",
         'AnyEvent::WebSocket::Message'    => "3 bytes, 1 character\n",
+        'AnyEvent::WebSocket::Server'     => "Joan, you said: good morning\n",
     );
     for my $module (@public) {
         open my $pod, '<', file_of($module) or die $!;

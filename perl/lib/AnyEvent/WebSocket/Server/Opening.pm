@@ -88,10 +88,10 @@ sub _open {
 sub _read_ahead {
     my ($fh) = @_;
     my $ahead = '';
-    # Only less than was asked for says that the buffer is empty.
     while (read $fh, $ahead, 65536, length $ahead) {
-        last if length($ahead) % 65536;
         return undef if length $ahead > $READ_AHEAD;
+        # Only less than was asked for says that the buffer is empty.
+        last if length($ahead) % 65536;
     }
     return $ahead;
 }
@@ -126,6 +126,7 @@ sub _on_read {
     # Not from within the handle's callback, where an exception, or an event loop that the program runs, would leave it
     # in the middle of things. This ends a timeout, too.
     $self->{timer} = AE::timer(0, 0, sub {
+        delete $self->{timer};
         $self->_answer(AnyEvent::WebSocket::Server::Request::from_head(delete $self->{head}));
     });
 }
