@@ -5,7 +5,8 @@ use warnings;
 
 use Test2::V0;
 
-my @ALL = map { "t/$_.t" } qw(server server-program server-refusing server-lifetime server-psgi server-deflate server-tls);
+my @ALL = map { "t/$_.t" }
+    qw(server server-program server-refusing server-lifetime server-psgi server-deflate server-tls);
 
 # Each with the module it needs, AnyEvent's own checks for misuse or not, and the tests. POE does not survive an
 # exception, nor an event loop inside a timer for long.
@@ -31,7 +32,8 @@ sub start {
     my $pid = open(my $output, '-|') // die "fork: $!";
     if (!$pid) {
         open STDERR, '>&', \*STDOUT;
-        exec $^X, (map { "-I$_" } grep { !ref } @INC), '-MAnyEvent; END { print "# ran on ", AnyEvent::detect(), "\n" }', $test or die "$^X: $!";
+        my $tell = '-MAnyEvent; END { print "# ran on ", AnyEvent::detect(), "\n" }';
+        exec $^X, (map { "-I$_" } grep { !ref } @INC), $tell, $test or die "$^X: $!";
     }
     return $output;
 }

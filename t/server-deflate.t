@@ -63,7 +63,8 @@ sub client_inflate {
 # The agreement, and the connection.
 sub agreed {
     my ($deflate, $offer, @options) = @_;
-    my ($connection, $client, $response) = established({permessage_deflate => $deflate, @options}, request($FIELD => $offer));
+    my ($connection, $client, $response)
+        = established({permessage_deflate => $deflate, @options}, request($FIELD => $offer));
     return (response_field($response, $FIELD), $connection, $client);
 }
 
@@ -116,8 +117,10 @@ subtest 'where it is not agreed upon, the bytes are as without it' => sub {
     is $conversation->({permessage_deflate => 0}, 'permessage-deflate'), $expected, 'nor with 0';
     is $conversation->({permessage_deflate => 1}, undef), $expected, 'the client does not offer it';
     is $conversation->({permessage_deflate => 1}, ''), $expected, 'or nothing';
-    is $conversation->({permessage_deflate => 1}, 'x-webkit-deflate-frame, foo; bar=baz'), $expected, 'but something else';
-    is $conversation->({permessage_deflate => 1}, 'permessage-deflate; unknown'), $expected, 'with an unknown parameter';
+    is $conversation->({permessage_deflate => 1}, 'x-webkit-deflate-frame, foo; bar=baz'), $expected,
+        'but something else';
+    is $conversation->({permessage_deflate => 1}, 'permessage-deflate; unknown'), $expected,
+        'with an unknown parameter';
     is $conversation->({permessage_deflate => 1}, 'permessage-deflate; ;'), $expected, 'or malformed';
 };
 
@@ -131,9 +134,12 @@ subtest 'a compressed frame without agreement fails the connection' => sub {
 
 subtest 'parameters' => sub {
     my @cases = (
-        [{server_no_context_takeover => 1}, 'permessage-deflate', qr/server_no_context_takeover/, {}, {no_context_takeover => 1}],
-        [1, 'permessage-deflate; server_no_context_takeover', qr/server_no_context_takeover/, {}, {no_context_takeover => 1}],
-        [{client_no_context_takeover => 1}, 'permessage-deflate', qr/client_no_context_takeover/, {no_context_takeover => 1}, {}],
+        [{server_no_context_takeover => 1}, 'permessage-deflate', qr/server_no_context_takeover/,
+            {}, {no_context_takeover => 1}],
+        [1, 'permessage-deflate; server_no_context_takeover', qr/server_no_context_takeover/,
+            {}, {no_context_takeover => 1}],
+        [{client_no_context_takeover => 1}, 'permessage-deflate', qr/client_no_context_takeover/,
+            {no_context_takeover => 1}, {}],
         [1, 'permessage-deflate; server_max_window_bits=9', qr/server_max_window_bits=9/, {}, {window_bits => 9}],
         [{client_max_window_bits => 10}, 'permessage-deflate; client_max_window_bits', qr/client_max_window_bits=10/,
             {window_bits => 10}, {}],
@@ -144,7 +150,8 @@ subtest 'parameters' => sub {
         my ($options, $offer, $pattern, $to_server, $to_client) = @$case;
         my ($field, $connection, $client) = agreed($options, $offer);
         like $field, $pattern, "$offer: the response";
-        my ($sent, $got) = talks($offer, $connection, $client, client_deflate(%$to_server), client_inflate(%$to_client));
+        my ($sent, $got)
+            = talks($offer, $connection, $client, client_deflate(%$to_server), client_inflate(%$to_client));
         cmp_ok abs($got->[1] - $got->[0]), '<', 20, "$offer: no context is kept" if $to_client->{no_context_takeover};
     }
 };
@@ -179,11 +186,16 @@ subtest 'what the program returns' => sub {
     my $own = join "\r\n", 'HTTP/1.1 101 Mine', 'Upgrade: websocket', 'Connection: Upgrade',
         'Sec-WebSocket-Accept: ' . accept_for($KEY), '';
     is $with->(sub { "$own\r\n" }), \@off, 'a string of its own without the field';
-    is $with->(sub { "${own}sec-websocket-extensions:permessage-deflate\r\n\r\n" }), \@on, 'a string of its own with it';
+    is $with->(sub { "${own}sec-websocket-extensions:permessage-deflate\r\n\r\n" }), \@on,
+        'a string of its own with it';
     is $with->(sub { Protocol::WebSocket::Response->new(key => $KEY, version => $_[0]->version) }), \@off,
         'a response of its own';
     is $with->(sub { "$own$FIELD: permessage-deflate; server_no_context_takeover\r\n\r\n" }),
         [('permessage-deflate; server_no_context_takeover') x 2, 4], 'a string with another agreement';
+
+    my ($connection) = established({handshake => sub { "$own$FIELD: permessage-deflate\r\n\r\n" }},
+        request($FIELD => 'permessage-deflate'));
+    is $connection->extensions, undef, 'a string with it means nothing to a server without the option';
 
     my ($outcome, $client, $socket) = opening(
         {permessage_deflate => 1, handshake => sub { "$own$FIELD: permessage-deflate; nonsense\r\n\r\n" }},

@@ -54,7 +54,9 @@ sub Example::DESTROY {
 
 sub connect_to {
     my ($example, $bytes) = @_;
-    my $client = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $example->{port}) or die "connect: $!";
+    my $client;
+    # Some say that they listen before they do.
+    run_until { $client = IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $example->{port}) } 'to connect';
     AnyEvent::fh_unblock($client);
     syswrite $client, $bytes;
     return $client;
@@ -93,7 +95,8 @@ subtest 'echo-server' => sub {
     read_response($client);
     run_until { $example->{output} =~ /connected\n.*connected\n/s } 'its log';
     kill TERM => $example->{pid};
-    is [map { [unpack 'n a*', $_->{payload}] } read_frames($client, 1)], [[1001, 'server stops']], 'it says that it stops';
+    is [map { [unpack 'n a*', $_->{payload}] } read_frames($client, 1)], [[1001, 'server stops']],
+        'it says that it stops';
     syswrite $client, close_frame(1001, '', @MASK);
     close $client;
     is stop($example, 0), 0, 'and ends well';
@@ -106,7 +109,8 @@ subtest 'echo-server-tls' => sub {
     require Certificate;
     my $directory = tempdir(CLEANUP => 1);
     my $file = Certificate::write_file("$directory/both.pem", Certificate::certificate('localhost'));
-    my $example = start_example(qr{wss://localhost:(\d+)/}, @PERL, 'examples/echo-server-tls', '--cert', $file, '--port', 0);
+    my $example = start_example(qr{wss://localhost:(\d+)/}, @PERL, 'examples/echo-server-tls',
+        '--cert', $file, '--port', 0);
     my $bytes  = '';
     my $client = AnyEvent::Handle->new(
         connect  => ['127.0.0.1', $example->{port}],
@@ -120,7 +124,8 @@ subtest 'echo-server-tls' => sub {
 
     my $refused = connect_to($example, request());
     my $answer  = '';
-    run_until { my $n = sysread $refused, $answer, 1000, length $answer; defined $n && !$n || $!{ECONNRESET} } 'the end';
+    run_until { my $n = sysread $refused, $answer, 1000, length $answer; defined $n && !$n || $!{ECONNRESET} }
+        'the end';
     unlike $answer, qr/HTTP/, 'without TLS there is no answer';
     run_until { $example->{output} =~ /connection error/ } 'its log';
     pass 'but a line in the log';

@@ -95,6 +95,20 @@ subtest 'an error releases the socket before it is told' => sub {
     descriptor_is_free($fd, 'and');
 };
 
+subtest 'a connection that is dropped in the callback, with unsent data' => sub {
+    my ($ours, $theirs) = Peer::tcp_pair();
+    AnyEvent::fh_unblock($theirs);
+    AnyEvent::WebSocket::Server->new->establish($ours)->cb(sub { $_[0]->recv->send('x' x (8 << 20)); return });
+    undef $ours;
+    # Input that is not read resets a socket that just closes, and what is under way is lost.
+    my $bytes = request() . frame(payload => 'y' x 60_000, @MASK);
+    run_until { substr $bytes, 0, syswrite($theirs, $bytes) // 0, ''; !length $bytes } 'writing';
+    settle();
+    my $got = read_until_eof($theirs) =~ s/\A.*?\r\n\r\n//sr;
+    is [map { [$_->{opcode}, length $_->{payload}] } parse_frames($got)], [[1, 8 << 20], [8, 2]],
+        'is sent to its end, Close included (C8, D3)';
+};
+
 subtest 'the condition variable\'s callback dies' => sub {
     for my $change ([], [Host => undef]) {
         my ($condvar, $client, $socket) = start({});
@@ -185,7 +199,8 @@ sub resident {
 subtest 'memory and descriptors after many' => sub {
     my $slow   = AnyEvent::detect()->can('idle') == AnyEvent::Base->can('idle');
     my $rounds = $slow ? 10 : 400;
-    my $server = AnyEvent::WebSocket::Server->new(permessage_deflate => 1, subprotocols => ['a'], handshake_timeout => 10);
+    my $server = AnyEvent::WebSocket::Server->new(
+        permessage_deflate => 1, subprotocols => ['a'], handshake_timeout => 10);
     my $round  = sub {
         for my $bytes (request('Sec-WebSocket-Protocol' => 'a', 'Sec-WebSocket-Extensions' => 'permessage-deflate')
             . close_frame(1000, '', @MASK), request(Host => undef), 'GET / H')

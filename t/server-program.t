@@ -43,7 +43,8 @@ subtest 'validator (legacy)' => sub {
 subtest 'exceptions of the program come as they are' => sub {
     my $object = bless {code => 403}, 'Refusal';
     my %dies = (
-        'a string' => "not you\n", 'a string without a line end' => 'not you', 'an object' => $object, 'a hash' => {a => 1},
+        'a string' => "not you\n", 'a string without a line end' => 'not you',
+        'an object' => $object, 'a hash' => {a => 1},
     );
     for my $name (sort keys %dies) {
         my ($outcome, $client, $socket) = opening({handshake => sub { die $dies{$name} }});
@@ -55,10 +56,17 @@ subtest 'exceptions of the program come as they are' => sub {
     package False {
         use overload bool => sub { 0 }, '""' => sub { '' }, fallback => 1;
     }
+    package Dies {
+        use overload bool => sub { die "in bool\n" }, '""' => sub { die "in string\n" }, fallback => 0;
+    }
     for my $false ((bless [], 'False'), '') {
         my ($outcome) = opening({handshake => sub { die $false }});
         ok !$outcome->{connection} && $outcome->{error}, 'a false one is an exception, too';
     }
+    my ($condvar, $client) = start({handshake => sub { die bless [], 'Dies' }});
+    syswrite $client, request();
+    run_until { $condvar->ready } 'the error';
+    like raises(sub { $condvar->recv }), qr/^in /, 'one that cannot be looked at';
     my ($outcome) = opening({handshake => sub { local $@; eval { die 'inner' }; $_[1] }});
     ok $outcome->{connection}, 'one that it has caught is none';
 };
@@ -123,7 +131,8 @@ subtest 'a response of another class' => sub {
 
     ($connection, undef, $response) = established({handshake => sub {
         my ($req) = @_;
-        return Protocol::WebSocket::Response->new(version => $req->version, key => $req->key, subprotocol => 'fresh');
+        return Protocol::WebSocket::Response->new(
+            version => $req->version, key => $req->key, subprotocol => 'fresh');
     }});
     is response_field($response, 'Sec-WebSocket-Accept'), accept_for($KEY), 'as is a new Protocol::WebSocket::Response';
     is $connection->subprotocol, 'fresh', 'with its subprotocol';
@@ -148,10 +157,14 @@ subtest 'a response that refuses' => sub {
     is length read_until_eof($client), length $large, 'which is sent to its end';
 };
 
+sub NoString::to_string { return }
+
 subtest 'responses that cannot be used' => sub {
     my %cannot = (
         'wide characters' => [sub { "HTTP/1.1 101 \x{263A}\r\n\r\n" },
             qr/^handshake error: there are characters in the response that are not bytes/],
+        'an object without a string' => [sub { bless [], 'NoString' },
+            qr/^handshake error: the response object has no string/],
         'an object that dies' => [sub { $_[1]->key(undef); $_[1] }, qr/^handshake error: .*key is required/],
         'a version that is gone' => [sub { $_[1]->version('other'); $_[1] }, qr/^handshake error: .*Version other/],
         'a break in the subprotocol' => [sub { $_[1]->subprotocol("a\r\nSet-Cookie: b=c"); $_[1] },

@@ -28,11 +28,16 @@ my %REFUSED = (
     'control characters in the target' =>
         [[line => "GET /\e[2J\x00 HTTP/1.1"], q(the request line is malformed: 'GET /\\x1b[2J\\x00 HTTP/1.1')],
     'an empty request line' => [[line => ''], "the request line is malformed: ''"],
-    'garbage' => [[line => "\x16\x03\x01\x02\x00\x01"], q(the request line is malformed: '\\x16\\x03\\x01\\x02\\x00\\x01')],
+    'garbage' => [
+        [line => "\x16\x03\x01\x02\x00\x01"],
+        q(the request line is malformed: '\\x16\\x03\\x01\\x02\\x00\\x01')
+    ],
     'a long line is shortened' => [[line => 'x' x 100], "the request line is malformed: '" . 'x' x 57 . "...'"],
 
-    'a plain HTTP request' =>
-        [[Upgrade => undef, Connection => 'keep-alive'], 'this is not a WebSocket request, since there is no Upgrade field'],
+    'a plain HTTP request' => [
+        [Upgrade => undef, Connection => 'keep-alive'],
+        'this is not a WebSocket request, since there is no Upgrade field'
+    ],
     'an empty Upgrade field' => [[Upgrade => ''], 'this is not a WebSocket request, since there is no Upgrade field'],
     'another upgrade' => [[Upgrade => 'h2c'], "the Upgrade field is 'h2c', without websocket"],
     'websocket as part of a word' =>
@@ -81,7 +86,9 @@ my %REFUSED = (
     'two versions' => [['Sec-WebSocket-Version' => [13, 13]], 'there is more than one Sec-WebSocket-Version field'],
     (map { my $key = $_; ("the key $key" => [
         ['Sec-WebSocket-Key' => $key], "Sec-WebSocket-Key is not 16 bytes in Base64: '$key'"
-    ]) } 'short', 'A' x 24, 'A' x 20 . '====', 'AAAAAAAAAAAAAAAAAAAAA-==', 'AAAAAAAAAAAAAAAAAAAAAA', "$KEY,$KEY", "$KEY$KEY"),
+    ]) } 'short', 'A' x 24, 'A' x 20 . '====',
+        (map { 'A' x $_ . '==' } 20, 21, 23, 24), 'A' x 21 . '=', 'A' x 22 . '=', 'A' x 23 . '=', 'A' x 22,
+        'A' x 21 . '-==', "$KEY,$KEY", "$KEY$KEY"),
 
     'a folded field' => [['X-A' => "1\r\n folded: 2"], q(a header field is malformed: ' folded: 2')],
     'a line without a colon' => [['X-A' => "1\r\nno colon"], q(a header field is malformed: 'no colon')],
@@ -97,7 +104,7 @@ my %REFUSED = (
     'a body by length'   => [['Content-Length' => 5], 'the request has a body'],
     'a chunked body'     => [['Transfer-Encoding' => 'chunked'], 'the request has a body'],
     'two lengths'        => [['Content-Length' => [0, 5]], 'the request has a body'],
-    'a field that Protocol::WebSocket needs, empty to it' => [[Host => '0'], "the Host field is malformed: '0'"],
+    'a Host that is none to Protocol::WebSocket' => [[Host => '0'], "the Host field is malformed: '0'"],
 );
 # The program has the server's end of a socket, with nothing of ours on it.
 sub is_usable {
@@ -271,7 +278,9 @@ subtest 'large hostile headers take no long time' => sub {
         my ($condvar, $client) = start({max_header_size => 0, permessage_deflate => 1, subprotocols => ['p']});
         my $bytes = request(@{ $hostile{$name} });
         my $cpu   = Time::HiRes::clock();
-        run_until { substr $bytes, 0, syswrite($client, $bytes) // 0, ''; $condvar->ready } $name;
+        is warnings {
+            run_until { substr $bytes, 0, syswrite($client, $bytes) // 0, ''; $condvar->ready } $name;
+        }, [], "$name: no warnings";
         cmp_ok Time::HiRes::clock() - $cpu, '<', 2, "$name: 1 MiB";
         ok outcome($condvar)->{connection}, "$name: is a request all the same";
     }
@@ -300,6 +309,17 @@ subtest 'handshake_timeout' => sub {
     ok $took && $outcome->{connection}, "the program's code may take longer";
     run_for(0.1);
     ok !$outcome->{connection}->handle->destroyed, 'and nothing comes of it afterwards';
+};
+
+subtest 'handshake_timeout where the program keeps the event loop waiting' => sub {
+    my ($condvar, $client);
+    my $timer = AE::timer 0, 0, sub {
+        select undef, undef, undef, 0.6;
+        ($condvar, $client) = start({handshake_timeout => 0.5});
+        syswrite $client, request();
+    };
+    run_until { $condvar } 'the start';
+    ok outcome($condvar)->{connection}, 'counts from the beginning';
 };
 
 subtest 'without handshake_timeout there is none' => sub {
@@ -346,8 +366,25 @@ subtest 'the client has gone when the response is to be sent' => sub {
     ($condvar, $client, $socket) = start({handshake => sub { close $client; $_[1] }});
     syswrite $client, request();
     my $broken = do { local $! = Errno::EPIPE(); "$!" };
-    refused(outcome($condvar)->{error}, "connection error: $broken", 'a connection error');
+    my $outcome;
+    is warnings { $outcome = outcome($condvar); settle() }, [], 'no warnings';
+    refused($outcome->{error}, "connection error: $broken", 'a connection error');
     ok defined fileno $socket, 'the socket is still open';
+};
+
+# With TLS it may still be writing then.
+subtest 'the handle fails while the program is asked' => sub {
+    my $handle;
+    my $new = AnyEvent::Handle->can('new');
+    no warnings 'redefine';
+    local *AnyEvent::Handle::new = sub { $handle = $new->(@_) };
+    my ($outcome, $client, $socket);
+    is warnings {
+        ($outcome, $client, $socket) = opening({handshake => sub { $handle->_error(Errno::EPIPE(), 1); $_[1] }});
+    }, [], 'no warnings';
+    like $outcome->{error}, qr/^connection error: ./, 'a connection error';
+    syswrite $socket, 'an answer';
+    is read_some($client, 9), 'an answer', 'the socket is as it was';
 };
 
 subtest 'the program closes the socket while it is asked' => sub {

@@ -7,7 +7,9 @@ use lib 't/lib';
 use AnyEvent;
 use AnyEvent::WebSocket::Server;
 use Opening qw(:all);
-use Peer qw(frame close_frame read_frames parse_frames run_until settle socket_pair tcp_pair history finished read_until_eof);
+use Peer qw(
+    frame close_frame read_frames parse_frames run_until settle socket_pair tcp_pair history finished read_until_eof
+);
 use Scalar::Util qw(blessed);
 use Test2::V0;
 
@@ -48,7 +50,7 @@ my %FINE = (
         Host => undef, hOST => 'h', Upgrade => 'WebSocket', Connection => 'UPGRADE',
     ],
     'lists with the tokens among others'    => [Upgrade => 'h2c, websocket', Connection => "keep-alive ,\tUpgrade"],
-    'lists in several fields'               => [Upgrade => ['h2c', 'websocket'], Connection => ['keep-alive', 'Upgrade']],
+    'lists in several fields' => [Upgrade => ['h2c', 'websocket'], Connection => ['keep-alive', 'Upgrade']],
     'white space around values'             => [Upgrade => "  websocket \t", Connection => "Upgrade ", Host => "\th "],
     'no white space'                        => [Upgrade => undef, 'Upgrade:websocket' => ''],
     'lines that end with LF alone'          => [newline => "\n"],
@@ -217,7 +219,8 @@ subtest 'options of the connection are passed on' => sub {
 
     my %breaks = (
         max_payload_size => frame(payload => 'x' x 101, @MASK),
-        max_message_size => frame(payload => 'x' x 90, fin => 0, @MASK) . frame(payload => 'x' x 90, opcode => 0, @MASK),
+        max_message_size => frame(payload => 'x' x 90, fin => 0, @MASK)
+            . frame(payload => 'x' x 90, opcode => 0, @MASK),
         max_fragments    => join('', map { frame(payload => 'x', fin => 0, opcode => $_, @MASK) } 1, 0, 0),
     );
     for my $limit (sort keys %breaks) {
@@ -301,7 +304,7 @@ my %WRONG = (
     'a subprotocol with a break'  => [[subprotocols => ["a\r\nb"]], qr/^subprotocols: 'a\r\nb' is not a token/],
     'a subprotocol list'          => [[subprotocols => ['a,b']], qr/^subprotocols: 'a,b' is not a token/],
     'a subprotocol of undef'      => [[subprotocols => [undef]], qr/^subprotocols: undef is not a token/],
-    'permessage_deflate'          => [[permessage_deflate => {levle => 1}], qr/^permessage_deflate: unknown options: levle/],
+    'permessage_deflate' => [[permessage_deflate => {levle => 1}], qr/^permessage_deflate: unknown options: levle/],
     'permessage_deflate as list'  => [[permessage_deflate => [1]], qr/^permessage_deflate must be a hash reference/],
 );
 subtest "new dies at the caller's line: $_" => do {

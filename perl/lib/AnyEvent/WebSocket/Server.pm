@@ -338,10 +338,13 @@ An exception object comes as it is.
 
 =back
 
-After an error the socket is as the program gave it, but for what was read from it and for being non-blocking:
-open, as long as the program has a reference to it, and with nothing of ours watching it. So the program can
-answer with an HTTP response. With TLS it cannot, since the keys are gone: TLS has been ended, and the socket is
-to be closed.
+After an error the socket is as the program gave it, but for what was read from it, and for being non-blocking and
+without Nagle's algorithm: open, as long as the program has a reference to it, and with nothing of ours watching it.
+So the program can answer with an HTTP response. With TLS it cannot, since the keys are gone: TLS has been ended, and
+the socket is to be closed.
+
+To give up on a slow client, use L</handshake_timeout>. A socket that the program closes while a request is awaited on
+it is not noticed by every event loop.
 
 Nothing is thrown into the event loop, except by what the program does in the condition variable's callback.
 

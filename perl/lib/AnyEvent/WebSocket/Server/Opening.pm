@@ -31,6 +31,8 @@ sub receive {
     my $self = $class->_new($server, $condvar);
     $self->_open($fh, $self->_tls) or return;
     if (my $seconds = $server->{handshake_timeout}) {
+        # Where the program has kept the loop waiting, its time is old, and the timer would be due early.
+        AE::now_update;
         $self->{timer} = AE::timer($seconds, 0, sub {
             $self->_fail("handshake error: timeout: there was no complete request after $seconds seconds");
         });
@@ -118,15 +120,13 @@ sub _on_read {
         if $max && ($end // length $$head) > $max;
     return unless defined $end;
 
-    # What is behind it is for the connection. Reading is over meanwhile.
+    # What is behind it is for the connection. Reading is over meanwhile; with TLS it would go on by itself.
     $handle->{rbuf} = substr $$head, $end, length $$head, '';
     $handle->on_read(undef);
-    $handle->on_eof(sub { });
     $handle->stop_read;
     # Not from within the handle's callback, where an exception, or an event loop that the program runs, would leave it
     # in the middle of things. This ends a timeout, too.
     $self->{timer} = AE::timer(0, 0, sub {
-        delete $self->{timer};
         $self->_answer(AnyEvent::WebSocket::Server::Request::from_head(delete $self->{head}));
     });
 }
@@ -169,15 +169,18 @@ sub _ask_program {
     # Whoever calls has an exception of its own, perhaps.
     local $@;
     my @results;
-    eval { @results = $self->{server}{handshake}->($handshake->req, $handshake->res); 1 }
-        # A condition variable takes a false exception for none.
-        or return $@ || 'handshake error: the handshake code died without saying why';
+    if (!eval { @results = $self->{server}{handshake}->($handshake->req, $handshake->res); 1 }) {
+        my $exception = $@;
+        # A condition variable takes a false one for none.
+        return 'handshake error: the handshake code died without saying why' if eval { !$exception };
+        return $exception;
+    }
     my $response = shift @results;
     return 'handshake response was undef' unless defined $response;
     my $octets = eval {
         blessed($response) && $response->can('to_string') ? $response->to_string : "$response";
     };
-    return "handshake error: $@" unless defined $octets;
+    return 'handshake error: ' . ($@ || 'the response object has no string') unless defined $octets;
     return 'handshake error: there are characters in the response that are not bytes'
         unless utf8::downgrade($octets, 1);
     return (undef, $octets, @results);
@@ -189,8 +192,7 @@ sub _establish {
     my $says   = AnyEvent::WebSocket::Server::Response::read_back($octets);
     my $server = $self->{server};
 
-    # Where the client has ended TLS, the handle would send in plain text.
-    return $self->_fail('connection error: Unexpected end-of-file') if $self->{tls} && !$handle->{tls};
+    return $self->_fail("connection error: $self->{error}") if defined $self->{error};
     my $extensions = $server->{deflate} ? $says->{extensions} : undef;
     if (defined $extensions) {
         my $refusal = AnyEvent::WebSocket::Connection::Deflate::refusal($extensions, $server->{deflate}, 2);
@@ -221,7 +223,9 @@ sub _establish {
     }
     return $self->_fail("handshake error: $error") unless $connection;
     my $condvar = delete $self->{condvar};
+    # Nothing but the connection is to hold the handle: it looks whether it is the last when it is dropped.
     %$self = ();
+    undef $handle;
     $condvar->send($connection, @other);
 }
 
@@ -240,8 +244,6 @@ sub _fail {
 sub _let_go {
     my ($handle, $has_tls) = @_;
     $handle->on_read(undef);
-    $handle->on_eof(sub { });
-    $handle->on_error(sub { });
     # Only the end of TLS can be told. Before it has begun, OpenSSL would leave an error behind for others to find.
     $handle->stoptls if $has_tls;
     $handle->destroy;

@@ -152,8 +152,7 @@ sub handshake {
     my ($request, $response) = @_;
     my ($handshake, $error);
     {
-        # What is left for Protocol::WebSocket to complain of is the peer's doing.
-        local ($@, $SIG{__DIE__}, $SIG{__WARN__}) = ('', 'DEFAULT', sub { });
+        local ($@, $SIG{__DIE__});
         eval {
             $handshake = Protocol::WebSocket::Handshake::Server->new(
                 req => $request->{env} ? _from_env($request) : Protocol::WebSocket::Request->new,
@@ -161,6 +160,8 @@ sub handshake {
             );
             my $text = $request->{env} ? '' : _text($request);
             $handshake->req->{max_message_size} = length($text) || 1;
+            # Its patterns may warn of what only the peer can help.
+            local $SIG{__WARN__} = sub { };
             $handshake->parse($text);
             1;
         } or $error = $@;
@@ -196,13 +197,14 @@ sub _from_env {
     my ($request) = @_;
     my $fields = _for_protocol_websocket($request->{fields});
     my %env = (SCRIPT_NAME => '', PATH_INFO => '', %{ $request->{env} });
-    for my $name (keys %$fields) {
+    delete $env{HTTP_COOKIE};
+    # It takes over only those that it needs itself. Cookies it would parse twice.
+    for my $name (grep { $_ ne 'cookie' } keys %$fields) {
         my $key = 'HTTP_' . uc $name;
         $key =~ tr/-/_/;
         $env{$key} = $fields->{$name};
     }
     my $req = Protocol::WebSocket::Request->new_from_psgi(\%env);
-    # It takes over only those that it needs itself.
     exists $req->fields->{$_} or $req->fields->{$_} = $fields->{$_} for keys %$fields;
     return $req;
 }
