@@ -90,10 +90,9 @@ sub _open {
 sub _read_ahead {
     my ($fh) = @_;
     my $ahead = '';
+    # Perl does not tell how much there is in its buffer: what the socket has comes, too.
     while (read $fh, $ahead, 65536, length $ahead) {
         return undef if length $ahead > $READ_AHEAD;
-        # Only less than was asked for says that the buffer is empty.
-        last if length($ahead) % 65536;
     }
     return $ahead;
 }
