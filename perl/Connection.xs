@@ -565,3 +565,20 @@ parse(SV *octets)
     }
   OUTPUT:
     RETVAL
+
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Client::Handshake
+
+# From the operating system's generator: the key of a handshake is not to be guessed (RFC 6455 section 4.1).
+SV *
+random_bytes(size_t count)
+  CODE:
+    RETVAL = newSV(count + 1);
+    SvPOK_only(RETVAL);
+    SvCUR_set(RETVAL, count);
+    *SvEND(RETVAL) = '\0';
+    if (aews_random((uint8_t *)SvPVX(RETVAL), count) != AEWS_OK) {
+        SvREFCNT_dec(RETVAL);
+        croak("the operating system has no random bytes to give");
+    }
+  OUTPUT:
+    RETVAL

@@ -266,6 +266,9 @@ aews_status aews_conn_output(const aews_conn *conn, const uint8_t **data, size_t
 /* Removes the first `len` bytes of the output. AEWS_ERR_MISUSE where there are not as many. */
 aews_status aews_conn_consume_output(aews_conn *conn, size_t len);
 
+/* Fills in random bytes from the operating system's generator; AEWS_ERR_IO where it has none to give. */
+aews_status aews_random(uint8_t *data, size_t len);
+
 /* Sends up to three slices, one behind the other, to the socket `fd`, in one system call, without
  * blocking and without raising a signal. AEWS_OK (`*sent` is how many bytes of them the socket took),
  * AEWS_AGAIN, AEWS_ERR_IO; AEWS_ERR_MISUSE for more slices. */

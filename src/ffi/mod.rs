@@ -22,6 +22,7 @@ mod event;
 mod extension;
 mod frame;
 mod guard;
+mod random;
 mod response;
 mod socket;
 
@@ -29,6 +30,7 @@ pub use conn::*;
 pub use event::*;
 pub use extension::*;
 pub use frame::*;
+pub use random::*;
 pub use response::*;
 pub use socket::*;
 
