@@ -18,7 +18,7 @@ BEGIN {
 use AnyEvent;
 use AnyEvent::Handle;
 use AnyEvent::WebSocket::Server;
-use Certificate qw(certificate write_file);
+use SelfSigned qw(certificate write_file);
 use File::Temp qw(tempdir);
 use Opening qw(:all);
 use Peer qw(frame close_frame parse_frames nested run_for run_until settle history finished socket_pair);

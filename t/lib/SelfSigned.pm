@@ -1,4 +1,4 @@
-package Certificate;
+package SelfSigned;
 
 # Certificates of the tests' own signing. Needs Net::SSLeay and AnyEvent::TLS to be loaded.
 
