@@ -4,7 +4,7 @@ use Test2::V0;
 
 # Every public module is documented in full, and its SYNOPSIS runs.
 
-my @public = map { "AnyEvent::WebSocket::$_" } qw(Connection Message Server);
+my @public = map { "AnyEvent::WebSocket::$_" } qw(Client Connection Message Server);
 
 sub file_of {
     my ($module) = @_;
@@ -39,6 +39,7 @@ subtest 'every public sub is documented' => sub {
 
 subtest 'each SYNOPSIS runs' => sub {
     my %prints = (
+        'AnyEvent::WebSocket::Client'     => "you said: hello\n",
         'AnyEvent::WebSocket::Connection' => "you said: hello\n",
         'AnyEvent::WebSocket::Message'    => "3 bytes, 1 character\n",
         'AnyEvent::WebSocket::Server'     => "Joan, you said: good morning\n",

@@ -1,0 +1,255 @@
+package AnyEvent::WebSocket::Client::Attempt;
+
+# One call of AnyEvent::WebSocket::Client's `connect`, from the URI to the connection or the error, over all
+# redirects. It is kept alive by what it waits for, and tells its condition variable exactly once. It is
+# private to AnyEvent::WebSocket::Client.
+
+use strict;
+use warnings;
+
+our $VERSION = '1.000';
+
+use AE               ();
+use AnyEvent::Handle ();
+use AnyEvent::Socket ();
+use Scalar::Util     ();
+
+use AnyEvent::WebSocket::Client::Handshake   ();
+use AnyEvent::WebSocket::Client::Response    ();
+use AnyEvent::WebSocket::Client::Target      ();
+use AnyEvent::WebSocket::Connection          ();
+use AnyEvent::WebSocket::Connection::Deflate ();
+
+# Not told to another server than the one they were meant for.
+my %SECRET = map { $_ => 1 } qw(authorization cookie proxy-authorization);
+
+sub start {
+    my ($class, $client, $done, @where) = @_;
+    my $self = bless {
+        client    => $client,
+        done      => $done,
+        headers   => $client->http_headers || [],
+        redirects => 0,
+    }, $class;
+    my ($target, $error);
+    $self->_try('URI is not a websocket', sub {
+        ($target, $error) = AnyEvent::WebSocket::Client::Target->new(@where);
+    }) or return;
+    return $self->_fail($error) unless $target;
+    $self->_connect($target);
+}
+
+# Ends all that is still under way.
+sub _end {
+    my ($self) = @_;
+    delete $self->{timer};
+    my $handle = delete $self->{handle};
+    if ($handle) {
+        # Nobody has a use for what is unsent.
+        $handle->{linger} = 0;
+        $handle->destroy;
+    }
+    return delete $self->{done};
+}
+
+# What runs then is the program's, and may die: it comes last.
+sub _fail {
+    my ($self, $text) = @_;
+    my $done = $self->_end or return;
+    $done->croak($text);
+}
+
+# Runs what dies where something is wrong with the program's settings. Where callbacks of the program have run
+# and died meanwhile, that goes on its way.
+sub _try {
+    my ($self, $prefix, $code) = @_;
+    my ($ok, $exception);
+    {
+        local ($@, $SIG{__DIE__});
+        $ok = eval { $code->(); 1 };
+        $exception = $@;
+    }
+    return 1 if $ok;
+    die $exception unless $self->{done};
+    $exception =~ s/ at \S+ line [0-9]+\.?\n.*//s;
+    chomp $exception;
+    $self->_fail("$prefix: $exception");
+    return;
+}
+
+sub _connect {
+    my ($self, $target) = @_;
+    my $client = $self->{client};
+    $self->{target} = $target;
+    $self->_try('handshake error', sub { $self->_prepare_handshake })  or return;
+    $self->_try('connect error',   sub { $self->_prepare_tls })        or return;
+    my $timeout = $client->timeout;
+    my $attempt = $self;
+    my $connected = sub {
+        my ($fh, $error) = @_;
+        $error //= $! ? "$!" : undef;
+        # Some event loop keeps this for as long as what comes of it.
+        my $self = $attempt or return;
+        undef $attempt;
+        return $self->_talk($fh) if $fh;
+        # Where the program's callback dies, AnyEvent would forget what else it has postponed.
+        my $text = 'unable to connect' . (defined $error ? ": $error" : '');
+        $self->_later(sub { $self->_fail($text) });
+    };
+    $self->_try('unable to connect', sub {
+        $client->_make_tcp_connection(
+            $target->{scheme}, @$target{qw(connect_host connect_port)}, $connected, sub { $timeout },
+        );
+    });
+}
+
+sub _prepare_handshake {
+    my ($self) = @_;
+    my $client = $self->{client};
+    my ($deflate) = AnyEvent::WebSocket::Connection::Deflate::options($client->permessage_deflate);
+    $self->{handshake} = AnyEvent::WebSocket::Client::Handshake->new(
+        target          => $self->{target},
+        version         => $client->protocol_version,
+        subprotocols    => $client->subprotocol,
+        headers         => $self->{headers},
+        deflate         => $deflate,
+        max_header_size => $client->max_header_size,
+        redirects       => $client->max_redirects,
+    );
+}
+
+# The arguments for AnyEvent::Handle.
+sub _prepare_tls {
+    my ($self) = @_;
+    my ($client, $target) = @$self{qw(client target)};
+    $self->{tls} = [];
+    return unless $target->is_secure;
+    my $name = $target->{name};
+    if ($client->ssl_no_verify) {
+        # A server with several certificates wants to know the name all the same; an address is none.
+        push @{ $self->{tls} }, peername => $name unless AnyEvent::Socket::parse_address($name);
+    }
+    else {
+        my %context = (verify => 1, verify_peername => 'https');
+        my $ca_file = $client->ssl_ca_file;
+        if (defined $ca_file) {
+            # To AnyEvent::TLS a file that it cannot read is one without certificates.
+            open my $readable, '<', $ca_file or die "ssl_ca_file $ca_file: $!\n";
+            $context{ca_file} = $ca_file;
+        }
+        push @{ $self->{tls} }, peername => $name, tls_ctx => \%context;
+    }
+    push @{ $self->{tls} }, tls => 'connect';
+}
+
+sub _talk {
+    my ($self, $fh) = @_;
+    return unless $self->{done};
+    my $handle;
+    $self->_try('connect error', sub {
+        $handle = AnyEvent::Handle->new(
+            fh       => $fh,
+            on_error => sub { $self->_fail("connect error: $_[2]") },
+            on_eof   => sub { $self->_fail('connect error: Unexpected end-of-file') },
+            @{ $self->{tls} },
+        );
+    }) or return;
+    # It may have failed already.
+    return unless $self->{done} && $handle;
+    $self->{handle} = $handle;
+    $self->_start_timer($self->{client}->timeout);
+    $handle->push_write($self->{handshake}->request);
+    return unless $self->{handle};
+    $handle->on_read(sub {
+        my ($handle) = @_;
+        my $bytes = $handle->{rbuf};
+        $handle->{rbuf} = '';
+        my $result = $self->{handshake}->receive($bytes) or return;
+        if    (defined $result->{error})    { $self->_fail($result->{error}) }
+        elsif (defined $result->{location}) { $self->_redirect($result->{location}) }
+        else                                { $self->_succeed($result) }
+    });
+}
+
+sub _start_timer {
+    my ($self, $timeout) = @_;
+    return unless $timeout;
+    # Some event loop never lets go of the callback of a timer that is cancelled.
+    Scalar::Util::weaken($self);
+    $self->{timer} = AE::timer($timeout, 0, sub {
+        $self->_fail("handshake error: timeout, the server has not answered within $timeout seconds") if $self;
+    });
+}
+
+# In the next turn of the event loop.
+sub _later {
+    my ($self, $code) = @_;
+    $self->{timer} = AE::timer(0, 0, sub {
+        # See `_connect`.
+        my $once = $code or return;
+        undef $code;
+        $once->();
+    });
+}
+
+# Not right here, in the middle of the handle's reading: the program's callback may run the event loop, and with
+# TLS nothing would arrive meanwhile; or it may let go of the connection, whose handle then is to be the last.
+# Until then nothing is read, except with TLS.
+sub _succeed {
+    my ($self, $result) = @_;
+    my $handle = $self->{handle};
+    $handle->on_read(undef);
+    $handle->on_eof(sub { });
+    $handle->{rbuf} = $result->{rest};
+    $self->_later(sub { $self->_hand_over($result) });
+}
+
+sub _hand_over {
+    my ($self, $result) = @_;
+    return unless $self->{done};
+    my $client = $self->{client};
+    my %option = (
+        handle             => delete $self->{handle},
+        masked             => 1,
+        role               => 'client',
+        max_payload_size   => $client->max_payload_size,
+        max_fragments      => $client->max_fragments,
+        max_message_size   => $client->max_message_size,
+        validate_utf8      => $client->validate_utf8,
+        close_timeout      => $client->close_timeout,
+        subprotocol        => $result->{subprotocol},
+        extensions         => $result->{extensions},
+        permessage_deflate => defined $result->{extensions} ? $client->permessage_deflate : undef,
+    );
+    delete @option{ grep { !defined $option{$_} } keys %option };
+    my $connection;
+    $self->_try('handshake error', sub { $connection = AnyEvent::WebSocket::Connection->new(\%option) }) or return;
+    $self->_end->send($connection);
+}
+
+sub _redirect {
+    my ($self, $location) = @_;
+    my $done = $self->_end;
+    $self->{done} = $done;
+    my $from = $self->{target};
+    my $most = $self->{client}->max_redirects;
+    return $self->_fail("handshake error: too many redirects, max_redirects is $most")
+        if $self->{redirects}++ >= $most;
+    my ($target, $error);
+    $self->_try('handshake error: redirect', sub { ($target, $error) = $from->redirect($location) }) or return;
+    return $self->_fail('handshake error: the redirect to '
+            . AnyEvent::WebSocket::Client::Response::printable($location) . " is not followed: $error")
+        unless $target;
+
+    my @headers = @{ $self->{headers} };
+    my @kept;
+    while (my ($name, $value) = splice @headers, 0, 2) {
+        next if $SECRET{ lc $name } && !$target->may_know_secrets_of($from);
+        next if lc $name eq 'host'  && !$target->has_authority_of($from);
+        push @kept, $name, $value;
+    }
+    $self->{headers} = \@kept;
+    $self->_connect($target);
+}
+
+1;

@@ -1,0 +1,210 @@
+package AnyEvent::WebSocket::Client::Handshake;
+
+# The client's side of the opening handshake (RFC 6455 section 4.1), without IO: the request, and what comes of
+# the answer. It is private to AnyEvent::WebSocket::Client.
+
+use strict;
+use warnings;
+
+our $VERSION = '1.000';
+
+use Digest::SHA                            ();
+use MIME::Base64                           ();
+use Protocol::WebSocket::Handshake::Client ();
+use Protocol::WebSocket::Request           ();
+use Protocol::WebSocket::Response          ();
+
+use AnyEvent::WebSocket::Client::Response     ();
+use AnyEvent::WebSocket::Connection::Deflate ();
+
+# The versions Protocol::WebSocket knows; those whose answer proves that the server has understood the request
+# in the way of RFC 6455 are true.
+our %VERSIONS = (
+    'draft-ietf-hybi-17' => 1,
+    'draft-ietf-hybi-10' => 1,
+    'draft-ietf-hybi-00' => 0,
+    'draft-hixie-75'     => 0,
+);
+
+my $GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
+
+# Headers that a request has once (RFC 9112 section 3.2, RFC 6455 section 11.3): the program's take the place of
+# those that Protocol::WebSocket makes.
+my @SINGLE = qw(Host Origin Sec-WebSocket-Key Sec-WebSocket-Version);
+
+# Takes target, version, subprotocols (an array), headers (an array of names and values), deflate (options for
+# the XSUBs, or undef), max_header_size, and redirects, which says whether they are of interest. Dies with a text
+# where the request cannot be made.
+sub new {
+    my ($class, %option) = @_;
+    my $self = bless {%option}, $class;
+    $self->{response} = AnyEvent::WebSocket::Client::Response->new(
+        max_size => $self->{max_header_size},
+        whole    => $self->{redirects} ? qr/\A(?:101|30[12378])\z/ : qr/\A101\z/,
+    );
+    $self->{request} = $self->_make_request;
+    return $self;
+}
+
+sub request { my ($self) = @_; return $self->{request} }
+
+# What those bytes and the ones before come to: nothing as long as more have to come, else a hash with
+#   error        the text of the failure
+#   location     of a redirect
+#   rest         where all went well, the bytes behind the answer; with subprotocol and extensions, or undef
+sub receive {
+    my ($self, $bytes) = @_;
+    return $self->_receive_old($bytes) if $self->{rest_of_old};
+    my $response = $self->{response}->add($bytes) or return;
+    return _failure($response->{error}) if defined $response->{error};
+    my $locations = $response->{headers}{location} || [];
+    return { location => $locations->[0] }
+        if $response->{status} != 101 && @$locations == 1 && length $locations->[0];
+    return _failure(AnyEvent::WebSocket::Client::Response::wrong_line($response->{line}))
+        if $response->{status} != 101;
+    if ($self->{old}) {
+        # Protocol::WebSocket goes by these, and looks for a checksum that may not be there.
+        return _failure('Not a valid response: it is not one of draft-ietf-hybi-00')
+            if $self->{version} eq 'draft-ietf-hybi-00'
+            && ($response->{headers}{'sec-websocket-accept'} || !$response->{headers}{'sec-websocket-origin'});
+        $self->{rest_of_old} = 1;
+        return $self->_receive_old($response->{head} . $response->{rest});
+    }
+    my ($error, $agreed) = $self->_judge($response->{headers});
+    return _failure("Not a valid response: $error") if defined $error;
+    return $self->_agree($agreed, $response->{rest});
+}
+
+sub _failure { my ($text) = @_; return { error => "handshake error: $text" } }
+
+sub _make_request {
+    my ($self) = @_;
+    my @headers = header_lines(@{ $self->{headers} || [] });
+    my @subprotocols = subprotocols(@{ $self->{subprotocols} || [] });
+    push @headers, ['Sec-WebSocket-Extensions', AnyEvent::WebSocket::Connection::Deflate::offer($self->{deflate})]
+        if $self->{deflate};
+    my %given;
+    push @{ $given{ lc $_->[0] } }, $_->[1] for @headers;
+
+    my $handshake = Protocol::WebSocket::Handshake::Client->new(
+        url => $self->{target}->url,
+        req => Protocol::WebSocket::Request->new,
+        # The limit is ours, and frames may come with the answer.
+        res => Protocol::WebSocket::Response->new(max_message_size => 1 << 31),
+        defined $self->{version} ? (version => $self->{version}) : (),
+    );
+    $handshake->req->subprotocol(join ',', @subprotocols) if @subprotocols;
+    if ($VERSIONS{ $self->{version} // 'draft-ietf-hybi-17' }) {
+        ($self->{key}) = @{ $given{'sec-websocket-key'} || [] };
+        $self->{key} //= MIME::Base64::encode_base64(random_bytes(16), '');
+        $handshake->req->key($self->{key});
+    }
+    else {
+        $self->{old} = $handshake;
+    }
+
+    # A program can ask by headers of its own, too.
+    $self->{requested} = {
+        map { $_ => 1 } @subprotocols,
+        map { split /[\s,]+/ } @{ $given{'sec-websocket-protocol'} || [] },
+    };
+    $self->{wants_subprotocol} = \@subprotocols if @subprotocols;
+    $self->{offers_deflate} = $self->{deflate}
+        || grep { /(?:\A|,)\s*permessage-deflate\s*(?:[;,]|\z)/ } @{ $given{'sec-websocket-extensions'} || [] };
+
+    my ($head, $body) = split /(?<=\r\n)\r\n/, $handshake->to_string, 2;
+    for my $name (grep { $given{ lc $_ } } @SINGLE) {
+        $head =~ s/^\Q$name\E: [^\r\n]*\r\n//m;
+    }
+    return join '', $head, map({ "$_->[0]: $_->[1]\r\n" } @headers), "\r\n", $body;
+}
+
+# The headers as pairs of octets, fit to be put into the request. Line ends in values are taken out, as the
+# original does: what encode_base64 makes has them.
+sub header_lines {
+    my @list = @_;
+    die "http_headers: the last one has no value\n" if @list % 2;
+    my @headers;
+    while (my ($name, $value) = splice @list, 0, 2) {
+        $name = '' unless defined $name;
+        $value = defined $value ? "$value" : '';
+        die "http_headers: '" . AnyEvent::WebSocket::Client::Response::printable($name) . "' is not a header name\n"
+            unless $name =~ /\A[!#\$%&'*+.^_`|~0-9A-Za-z-]+\z/;
+        $value =~ s/[\r\n]//g;
+        die "http_headers: the value of $name has a control character\n" if $value =~ /[\x00-\x08\x0B-\x1F\x7F]/;
+        utf8::encode($value) unless utf8::downgrade($value, 1);
+        utf8::downgrade($name = "$name");
+        push @headers, [$name, $value];
+    }
+    return @headers;
+}
+
+# Each once (RFC 6455 section 4.1).
+sub subprotocols {
+    my %seen;
+    for my $name (@_) {
+        die "subprotocol: '" . AnyEvent::WebSocket::Client::Response::printable($name // '') . "' is not a name\n"
+            unless defined $name && $name =~ /\A[\x21-\x2B\x2D-\x7E]+\z/;
+    }
+    return grep { !$seen{$_}++ } @_;
+}
+
+# What RFC 6455 section 4.1 demands of a response; what was agreed upon otherwise.
+sub _judge {
+    my ($self, $headers) = @_;
+    my %value = map { $_ => join ', ', @{ $headers->{$_} } } keys %$headers;
+    for my $name (qw(Upgrade Connection Sec-WebSocket-Accept)) {
+        return "it has no $name header" unless defined $value{ lc $name };
+    }
+    return 'Upgrade is not websocket: ' . _shown($value{upgrade}) if lc $value{upgrade} ne 'websocket';
+    return 'Connection has no Upgrade: ' . _shown($value{connection})
+        unless grep { lc eq 'upgrade' } split /[ \t]*,[ \t]*/, $value{connection};
+    return 'Sec-WebSocket-Accept does not fit the key: ' . _shown($value{'sec-websocket-accept'})
+        if $value{'sec-websocket-accept'} ne Digest::SHA::sha1_base64($self->{key} . $GUID) . '=';
+    return 'it has more than one Sec-WebSocket-Protocol header'
+        if @{ $headers->{'sec-websocket-protocol'} || [] } > 1;
+    return (undef, { subprotocol => $value{'sec-websocket-protocol'},
+        extensions => $value{'sec-websocket-extensions'} });
+}
+
+sub _shown { my ($value) = @_; return AnyEvent::WebSocket::Client::Response::printable($value) }
+
+# Protocol::WebSocket's own way with its old versions.
+sub _receive_old {
+    my ($self, $bytes) = @_;
+    my $handshake = $self->{old};
+    local ($@, $SIG{__DIE__});
+    eval { $handshake->parse($bytes); 1 } or $handshake->error($@ =~ s/ at \S+ line [0-9]+\.\n.*//sr);
+    return _failure($handshake->error) if $handshake->error;
+    return unless $handshake->is_done;
+    return $self->_agree({ subprotocol => $handshake->res->subprotocol }, $bytes);
+}
+
+sub _agree {
+    my ($self, $agreed, $rest) = @_;
+    my ($subprotocol, $extensions) = @$agreed{qw(subprotocol extensions)};
+    my $wanted = $self->{wants_subprotocol};
+    if (defined $subprotocol && (length $subprotocol || $wanted)) {
+        return { error => 'subprotocol mismatch, requested: '
+                . join(', ', $wanted ? @$wanted : sort keys %{ $self->{requested} })
+                . ', got: ' . _shown($subprotocol) }
+            unless $self->{requested}{$subprotocol};
+    }
+    else {
+        return { error => 'no subprotocol in response' } if $wanted;
+        undef $subprotocol;
+    }
+
+    $extensions = undef unless length($extensions // '');
+    if (defined $extensions) {
+        my ($name) = $extensions =~ /\A[\s,]*([^\s,;]*)/;
+        return _failure('extension ' . _shown($name) . ' was not offered')
+            if !$self->{offers_deflate} && length $name;
+        my $options = $self->{deflate} || (AnyEvent::WebSocket::Connection::Deflate::options(1))[0];
+        my $refusal = AnyEvent::WebSocket::Connection::Deflate::refusal($extensions, $options, 1);
+        return _failure($refusal) if defined $refusal;
+    }
+    return { rest => $rest, subprotocol => $subprotocol, extensions => $extensions };
+}
+
+1;
