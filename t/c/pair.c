@@ -290,16 +290,90 @@ static void test_misuse(void) {
     aews_conn_free(conn);
 }
 
+static void use_extensions(aews_conn *conn, const char *agreed, const aews_deflate *wish) {
+    check(aews_conn_use_extensions(conn, agreed, strlen(agreed), wish) == AEWS_OK, "agreed upon: %s", agreed);
+}
+
+static void test_deflate(void) {
+    pair p = open_pair();
+    aews_conn *unknown = open_conn(AEWS_ROLE_UNKNOWN, 0);
+    aews_deflate wish, none;
+    aews_frame frame;
+    char offer[AEWS_EXTENSIONS_LEN], answer[AEWS_EXTENSIONS_LEN];
+    uint8_t *data = payload(1 << 20);
+    int i;
+    check(aews_deflate_init(&wish) == AEWS_OK && wish.server_max_window_bits == 15 && wish.level == 6, "defaults");
+    wish.server_max_window_bits = 12, wish.client_no_context_takeover = 1;
+    check(aews_deflate_offer(&wish, offer) == AEWS_OK && strstr(offer, "server_max_window_bits=12"), "%s", offer);
+    check(aews_deflate_answer(offer, strlen(offer), &wish, answer) == AEWS_OK, "%s", answer);
+    check(aews_deflate_answer("foo", 3, &wish, answer) == AEWS_AGAIN, "an extension that is not known");
+    check(aews_deflate_answer("\xFF", 1, &wish, answer) == AEWS_AGAIN, "bytes that are no header");
+    aews_deflate_answer(offer, strlen(offer), &wish, answer);
+    use_extensions(p.client, answer, &wish);
+    use_extensions(p.server, answer, &wish);
+    for (i = 0; i < 3; i++) {
+        check(aews_conn_begin_frame(p.client, 1, 1 << 20, &frame) == AEWS_WHOLE, "it will be compressed");
+        check(aews_conn_send(p.client, 1, data, 1 << 20) == AEWS_OK, "it is");
+        check(output_len(p.client) < 1 << 18, "%lu bytes of it", (unsigned long)output_len(p.client));
+        check(aews_conn_release_compressor(p.client) == AEWS_OK, "the compressor is given back");
+        carry_all(p.client, p.server);
+        expect(p.server, AEWS_EVENT_MESSAGE, 1, data, 1 << 20, "inflated");
+    }
+    receive_text(p.server, "\xC2\x81\0\0\0\0\xFF", 7);
+    expect(p.server, AEWS_EVENT_FAILED, 1007, NULL, 0, "no deflate data");
+
+    none = wish, none.level = 10;
+    check(aews_deflate_offer(&none, offer) == AEWS_ERR_MISUSE, "a level that is none");
+    check(aews_deflate_answer("", 0, &none, answer) == AEWS_ERR_MISUSE, "nor for an answer");
+    none = wish, none.client_max_window_bits = 7;
+    check(aews_conn_use_extensions(unknown, "", 0, &none) == AEWS_ERR_MISUSE, "a window that is none");
+    check(aews_conn_use_extensions(unknown, "", 0, &wish) == AEWS_ERR_MISUSE, "no role");
+    check(aews_conn_use_extensions(p.client, "", 0, &wish) == AEWS_AGAIN, "nothing agreed upon");
+    check(aews_conn_use_extensions(p.client, "foo", 3, &wish) == AEWS_ERR_MISUSE &&
+              strstr(aews_conn_error(p.client), "foo"), "not offered");
+    aews_conn_free(unknown);
+    close_pair(p);
+    free(data);
+}
+
+static int is_slice(const aews_slice *slice, const char *text) {
+    return slice->len == strlen(text) && !memcmp(slice->data, text, slice->len);
+}
+
+static void test_handshake(void) {
+    static const char head[] = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nX:  y \r\n\r\nrest";
+    const uint8_t *bytes = (const uint8_t *)head;
+    aews_response *response = malloc(sizeof *response);
+    uint8_t random[2][16] = {{0}};
+    size_t len;
+    for (len = 0; len < sizeof head - 5; len++)
+        if (aews_response_parse(bytes, len, response) != AEWS_AGAIN)
+            break;
+    check(len == sizeof head - 5, "%lu bytes are not all of a head", (unsigned long)len);
+    check(aews_response_parse(bytes, sizeof head - 1, response) == AEWS_OK && response->status == 101 &&
+              response->len == len && response->header_count == 2, "the head and no more");
+    check(is_slice(&response->reason, "Switching Protocols") && is_slice(&response->headers[0].name, "Upgrade") &&
+              is_slice(&response->headers[1].value, "y"), "what is in it");
+    check(aews_response_parse((const uint8_t *)"SSH-2.0\r\n", 9, response) == AEWS_ERR_MALFORMED &&
+              response->reason.len > 0, "no HTTP");
+    check(aews_random(random[0], 16) == AEWS_OK && aews_random(random[1], 16) == AEWS_OK &&
+              memcmp(random[0], random[1], 16), "random bytes");
+    free(response);
+}
+
 static void test_null(void) {
     aews_conn *conn = open_conn(AEWS_ROLE_UNKNOWN, 0), *made;
     aews_config config;
     aews_event event;
     aews_frame frame;
     aews_slice slice = {NULL, 1};
+    aews_response response;
+    aews_deflate deflate;
+    char text[AEWS_EXTENSIONS_LEN];
     const uint8_t *data;
     uint8_t byte = 0;
     size_t len;
-    aews_config_init(&config);
+    aews_config_init(&config), aews_deflate_init(&deflate);
     aews_conn_begin_frame(conn, 1, 1, &frame);
 #define REFUSED(call) check((call) == AEWS_ERR_NULL, "%s", #call)
     REFUSED(aews_config_init(NULL)); REFUSED(aews_conn_new(NULL, &made));
@@ -315,6 +389,13 @@ static void test_null(void) {
     REFUSED(aews_conn_output(conn, NULL, &len)); REFUSED(aews_conn_output(conn, &data, NULL));
     REFUSED(aews_conn_consume_output(NULL, 0)); REFUSED(aews_send(1, NULL, 1, &len));
     REFUSED(aews_send(1, &slice, 1, &len)); REFUSED(aews_send(1, &slice, 1, NULL));
+    REFUSED(aews_deflate_init(NULL)); REFUSED(aews_deflate_offer(NULL, text));
+    REFUSED(aews_deflate_offer(&deflate, NULL)); REFUSED(aews_deflate_answer(NULL, 1, &deflate, text));
+    REFUSED(aews_deflate_answer("x", 1, NULL, text)); REFUSED(aews_deflate_answer("x", 1, &deflate, NULL));
+    REFUSED(aews_conn_use_extensions(NULL, "x", 1, &deflate));
+    REFUSED(aews_conn_use_extensions(conn, NULL, 1, &deflate)); REFUSED(aews_conn_use_extensions(conn, "x", 1, NULL));
+    REFUSED(aews_conn_release_compressor(NULL)); REFUSED(aews_response_parse(NULL, 1, &response));
+    REFUSED(aews_response_parse(&byte, 1, NULL)); REFUSED(aews_random(NULL, 1));
     check(aews_conn_error(NULL)[0] == '\0' && aews_event_take(NULL) == NULL, "no error and no block of NULL");
     check(!aews_conn_is_reading(NULL) && !aews_conn_is_writable(NULL) && !aews_conn_has_input(NULL) &&
               !aews_conn_was_clean(NULL) && !aews_conn_buffered(NULL), "nothing is true of NULL");
@@ -392,6 +473,8 @@ int main(void) {
     test_close(1);
     test_failures();
     test_misuse();
+    test_deflate();
+    test_handshake();
     test_null();
     test_sockets();
     printf("1..%d\n", checks);
