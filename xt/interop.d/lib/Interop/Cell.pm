@@ -15,7 +15,7 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use constant {MAX_SIZE => 2 * 1024 * 1024, SUBPROTOCOL => 'talk.interop.example'};
 
 # Arguments: peer: see Interop::Peers; role: the peer's; variant: see Interop::Variants; ours: the command of our
-# program; check: says what is wrong with the modules it has loaded, if anything; directory: for logs; tls: cert,
+# program; check: says what is wrong with the modules it has loaded, if anything; directory: for logs; scratch: for temporary files; tls: cert,
 # key, ca; patience, limit: seconds for one event, and for all of it.
 sub new ($class, %arg) { return bless {%arg, checks => Interop::Checks->new}, $class }
 
@@ -81,6 +81,7 @@ sub _start ($self) {
             name     => $who eq 'ours' ? 'our ' . $self->side_of('ours') : "their $self->{role}",
             command  => $who eq 'ours' ? $self->{ours} : $self->{peer}{command},
             log      => "$self->{directory}/$who.log",
+            scratch  => $self->{scratch},
             limit    => $self->{limit},
             deadline => $self->{deadline},
             patience => $self->{patience},

@@ -21,7 +21,8 @@ use constant {TEXT => 1, BINARY => 2, CLOSE => 8};
 # Between two looks at the page.
 use constant LOOK => 0.05;
 
-# Arguments: peer: Chromium; server: the command of the demo server; directory, patience, limit as of Interop::Cell.
+# Arguments: command: that of Chromium; server_command: that of the demo server; directory, scratch, patience, limit:
+# as of Interop::Cell.
 sub new ($class, %arg) { return bless {%arg, checks => Interop::Checks->new, said => []}, $class }
 
 sub checks ($self)  { $self->{checks} }
@@ -59,6 +60,7 @@ sub _start ($self) {
     $self->{server} = Interop::Process->start(
         command => $self->{server_command},
         log     => "$self->{directory}/server.log",
+        scratch => $self->{scratch},
         limit   => $self->{limit},
         on_line => sub ($line) { push @{ $self->{said} }, decode('UTF-8', $line) },
         on_end  => sub ($how) { $self->{server_ended} = $how },
@@ -68,7 +70,7 @@ sub _start ($self) {
     $self->{browser} = Interop::Peer->start(
         name => 'the browser',
         log  => "$self->{directory}/browser.log",
-        map { $_ => $self->{$_} } qw(command limit deadline patience),
+        map { $_ => $self->{$_} } qw(command scratch limit deadline patience),
     );
     $self->{browser}->await('ready');
     $self->_do(visited => visit => {url => $self->_url});
@@ -135,7 +137,11 @@ sub _see ($self, $name, @expected) {
     eval {
         $self->_until('not all is shown', sub { push @lines, $self->_new_lines; @lines >= @expected ? 1 : () });
         1;
-    } or die "$name: $@", map { "    shown: $_\n" } @lines;
+    } or do {
+        my $error = $@;
+        my $page  = eval { $self->_evaluate('document.readyState + ": " + document.body.innerText') } // '';
+        die "$name: $error", (map { "    shown: $_\n" } @lines), map { "    the page: $_\n" } grep { /\S/ } split /\n/, $page;
+    };
     for my $i (0 .. $#expected) {
         my $is_shown = ref $expected[$i] ? $lines[$i] =~ $expected[$i] : $lines[$i] eq $expected[$i];
         $self->checks->ok("$name, line $i is shown", $is_shown, "'$lines[$i]' is not $expected[$i]");

@@ -16,7 +16,7 @@ use List::Util qw(max min);
 # Between the deadline, when its end is waited for, and the end that the kernel makes.
 use constant GRACE => 30;
 
-# Arguments: name, for messages; command; log; limit: seconds that it may live; deadline: the time by which all has
+# Arguments: name, for messages; command; log; scratch; limit: seconds that it may live; deadline: the time by which all has
 # to be done; patience: seconds that an event is waited for.
 sub start ($class, %arg) {
     my $self = bless {
@@ -30,6 +30,7 @@ sub start ($class, %arg) {
     $self->{process} = Interop::Process->start(
         command => $arg{command},
         log     => $arg{log},
+        scratch => $arg{scratch},
         limit   => $arg{limit} + GRACE,
         on_line => sub ($line) { $self->_told($line) },
         on_end  => sub ($how) { $self->{ended} = $how; $self->_wake },
@@ -37,7 +38,8 @@ sub start ($class, %arg) {
     return $self;
 }
 
-sub name ($self) { $self->{name} }
+sub name ($self)      { $self->{name} }
+sub has_ended ($self) { defined $self->{ended} }
 
 # What it complained about without being asked.
 sub errors ($self) { @{ $self->{errors} } }

@@ -13,7 +13,7 @@ use constant PATIENCE => 5;
 
 my %running;
 
-# Arguments: command; log: the file for its standard error; limit: seconds that it may live, whatever becomes
+# Arguments: command; log: the file for its standard error; scratch: the directory for its temporary files; limit: seconds that it may live, whatever becomes
 # of us; on_line; on_end: told how it ended, once all it has said is read.
 sub start ($class, %arg) {
     my $self = bless {%arg}, $class;
@@ -26,6 +26,7 @@ sub start ($class, %arg) {
     if (!$pid) {
         setpgrp 0, 0;
         $SIG{$_} = 'DEFAULT' for qw(INT TERM HUP PIPE);
+        $ENV{TMPDIR} = $arg{scratch};
         # It is not reset by exec.
         alarm $arg{limit};
         if (open(STDIN, '<&', $child_input) && open(STDOUT, '>&', $child_output) && open(STDERR, '>', $arg{log})) {
