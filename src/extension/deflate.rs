@@ -172,14 +172,14 @@ pub enum InflateError {
 pub struct Inflater {
     direction: Direction,
     coder: Option<Decompress>,
-    /// The last piece ended together with a final block, behind which nothing has begun yet.
+    /// No block is open: nothing of the message has come, or it ended with a final block.
     at_end: bool,
 }
 
 impl Inflater {
     /// For one direction of a connection.
     pub fn new(direction: Direction) -> Inflater {
-        Inflater { direction, coder: None, at_end: false }
+        Inflater { direction, coder: None, at_end: true }
     }
 
     /// Appends what is in the next piece of a message, `room` bytes at most: nothing beyond is
@@ -212,11 +212,12 @@ impl Inflater {
     /// # Errors
     /// As [`inflate`](Self::inflate).
     pub fn finish(&mut self, out: &mut Block, room: usize) -> Result<(), InflateError> {
-        // After a final block that ends the message nothing is open that a flush could end.
+        // Behind a final block there is nothing that a flush could end, nor in a message without any
+        // payload, which some senders make of an empty one (it should be one byte, section 7.2.3.6).
         if !self.at_end {
             self.inflate(&TAIL, out, room)?;
         }
-        self.at_end = false;
+        self.at_end = true;
         if !self.direction.context_takeover
             && let Some(mut coder) = self.coder.take()
         {
@@ -335,6 +336,17 @@ mod tests {
         assert_eq!(inflate_one(&two_blocks), hello);
         // Section 7.2.3.6.
         assert_eq!(inflate_one(&[0x00]), Ok(vec![]));
+    }
+
+    #[test]
+    fn a_message_without_payload_is_empty_and_the_next_is_not_affected() {
+        let mut deflater = deflater(PLAIN, 6);
+        let mut inflater = Inflater::new(PLAIN);
+        for payload in [&b"Hello"[..], b"", b"Hello", b""] {
+            let message =
+                if payload.is_empty() { vec![] } else { compressed(&mut deflater, payload) };
+            assert_eq!(inflated(&mut inflater, &[&message], 5), Ok(payload.to_vec()));
+        }
     }
 
     #[test]

@@ -22,7 +22,6 @@ my $ALWAYS_OFFERS  = 'a page always offers compression';
 #   going_away    close with 1001
 #   limit         say that a message is too large
 #   vanish        close its socket without a Close frame
-#   empty         compress an empty message
 #   answer        answer a Close frame for certain
 #   wait          wait for the answer to its own
 #   whole         send a large message as one frame
@@ -42,7 +41,6 @@ my @PEERS = (
             client => {map { $_ => $NO_PARAMETERS } 'no takeover', 'window 10/12'},
         },
         cannot => {
-            empty  => 'it compresses an empty message to nothing, which is no DEFLATE data (RFC 7692 section 7.2.3.6)',
             answer => 'where the end of the stream comes with a Close frame, it closes the socket without an answer',
             wait   => 'behind its own Close frame it closes the socket, so that our answer meets a reset, or closes twice',
             limit  => {client => 'where a message is too large, it closes the socket before its Close frame has left'},
