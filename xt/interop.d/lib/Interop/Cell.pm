@@ -15,8 +15,8 @@ use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
 use constant {MAX_SIZE => 2 * 1024 * 1024, SUBPROTOCOL => 'talk.interop.example'};
 
 # Arguments: peer: see Interop::Peers; role: the peer's; variant: see Interop::Variants; ours: the command of our
-# program; check: says what is wrong with the modules it has loaded, if anything; directory: for logs; scratch: for temporary files; tls: cert,
-# key, ca; patience, limit: seconds for one event, and for all of it.
+# program; check: says what is wrong with the modules it has loaded, if anything; directory: for logs; scratch:
+# for temporary files; tls: cert, key, ca; patience, limit: seconds for one event, and for all of it.
 sub new ($class, %arg) { return bless {%arg, checks => Interop::Checks->new}, $class }
 
 sub max_size ($self)    { MAX_SIZE }
@@ -28,9 +28,9 @@ sub seconds ($self) { $self->{seconds} }
 sub peer ($self)    { $self->{peer} }
 sub role ($self)    { $self->{role} }
 
-# Why the peer has no part in something, if so.
+# Why something is not asked of the peer, if so.
 sub cannot ($self, $what) {
-    my $reason = $self->{peer}{cannot}{$what};
+    my $reason = $self->{peer}{cannot}{$what} // $self->{variant}{cannot}{$what};
     return ref $reason ? $reason->{ $self->{role} } : $reason;
 }
 
@@ -58,7 +58,7 @@ sub at_side ($self, $side) {
 
 sub run ($self) {
     my $started = clock_gettime(CLOCK_MONOTONIC);
-    $self->{deadline} = AE::now + $self->{limit};
+    $self->{deadline} = AE::time + $self->{limit};
     my $checks = $self->checks;
     $checks->group('both programs', sub { $self->_start })
         && Interop::Conversation->new($self)->run;

@@ -41,8 +41,7 @@ sub run ($self) {
             my $title = !defined $code ? 'nothing' : join ' ', $code, length $reason ? "'$reason'" : ();
             $group->("$side, closes with $title", sub { $self->_close($who, $other{$who}, $code, $reason) });
         }
-        # Where it closes the socket with some of the message unread, there is a reset, which TLS hears of first.
-        next if $who eq 'ours' && ($cell->cannot('limit') || $cell->variant->{tls} && !$cell->variant->{agreed});
+        next if $who eq 'ours' && $cell->cannot('limit');
         $group->("$side, sends too much", sub { $self->_send_too_much($who, $other{$who}) });
     }
     $group->('theirs vanishes', sub { $self->_vanish }) if !$cell->cannot('vanish');

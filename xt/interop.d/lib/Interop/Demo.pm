@@ -140,7 +140,8 @@ sub _see ($self, $name, @expected) {
     } or do {
         my $error = $@;
         my $page  = eval { $self->_evaluate('document.readyState + ": " + document.body.innerText') } // '';
-        die "$name: $error", (map { "    shown: $_\n" } @lines), map { "    the page: $_\n" } grep { /\S/ } split /\n/, $page;
+        my @page = grep { /\S/ } split /\n/, $page;
+        die "$name: $error", map { "    $_\n" } (map { "shown: $_" } @lines), 'the page:', @page;
     };
     for my $i (0 .. $#expected) {
         my $is_shown = ref $expected[$i] ? $lines[$i] =~ $expected[$i] : $lines[$i] eq $expected[$i];

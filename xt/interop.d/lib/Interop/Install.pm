@@ -97,7 +97,8 @@ sub node_packages ($from, $into) {
     return _directory($into, [map { _slurp($_) } @files], sub ($new) {
         say "installing packages of npm into $into";
         copy($_, $new) or die "$_: $!\n" for @files;
-        _run('npm could not install', 600, $npm, qw(ci --loglevel=error --no-audit --no-fund --ignore-scripts --prefix), $new);
+        my @install = ($npm, qw(ci --loglevel=error --no-audit --no-fund --ignore-scripts --prefix), $new);
+        _run('npm could not install', 600, @install);
     });
 }
 

@@ -11,13 +11,11 @@ use List::Util qw(max min);
 
 use constant LAST_LINES => 12;
 
-use List::Util qw(max min);
-
 # Between the deadline, when its end is waited for, and the end that the kernel makes.
 use constant GRACE => 30;
 
-# Arguments: name, for messages; command; log; scratch; limit: seconds that it may live; deadline: the time by which all has
-# to be done; patience: seconds that an event is waited for.
+# Arguments: name, for messages; command; log; scratch; limit: seconds that it may live; deadline: the time by which
+# all has to be done; patience: seconds that an event is waited for.
 sub start ($class, %arg) {
     my $self = bless {
         name     => $arg{name},
@@ -85,7 +83,7 @@ sub _ended ($self) {
 # Waits for an event, and takes it; dies where it cannot come any more, or does not in time.
 sub await ($self, $name, $id = '') {
     my $events  = $self->{events}{$id} //= [];
-    my $seconds = max(0.1, min($self->{patience}, $self->{deadline} - AE::now));
+    my $seconds = max(0.1, min($self->{patience}, $self->{deadline} - AE::time));
     my $timer   = AE::timer($seconds, 0, sub { $self->{late} = 1; $self->_wake });
     $self->{late} = 0;
     my $checked = 0;

@@ -42,7 +42,7 @@ my @PEERS = (
         },
         cannot => {
             answer => 'where the end of the stream comes with a Close frame, it closes the socket without an answer',
-            wait   => 'behind its own Close frame it closes the socket, so that our answer meets a reset, or closes twice',
+            wait   => 'behind its own Close frame it closes the socket, where our answer meets a reset, or closes twice',
             limit  => {client => 'where a message is too large, it closes the socket before its Close frame has left'},
         },
     },

@@ -13,8 +13,9 @@ use constant PATIENCE => 5;
 
 my %running;
 
-# Arguments: command; log: the file for its standard error; scratch: the directory for its temporary files; limit: seconds that it may live, whatever becomes
-# of us; on_line; on_end: told how it ended, once all it has said is read.
+# Arguments: command; log: the file for its standard error; scratch: the directory for its temporary files;
+# limit: seconds that it may live, whatever becomes of us; on_line; on_end: told how it ended, once all it has said
+# is read.
 sub start ($class, %arg) {
     my $self = bless {%arg}, $class;
     # AnyEvent wants to know its event loop before a child is there to be watched.
