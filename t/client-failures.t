@@ -227,6 +227,13 @@ subtest 'a server that does not read' => sub {
         'with one that does it is no matter';
 };
 
+subtest 'what the program did before does not count' => sub {
+    my $server = raw_server();
+    settle();
+    select undef, undef, undef, 0.7;
+    is error_of($CLIENT->new(timeout => 0.6)->connect($server->{uri})), 'a connection', 'to the timeout';
+};
+
 subtest 'no timeout' => sub {
     for my $none (0, undef) {
         my $peer;

@@ -31,6 +31,8 @@ sub start {
         headers   => $client->http_headers || [],
         redirects => 0,
     }, $class;
+    # Where the program has been busy for long, the timeouts would be over by the time that the event loop knows of.
+    AE::now_update;
     my ($target, $error);
     $self->_try('URI is not a websocket', sub {
         ($target, $error) = AnyEvent::WebSocket::Client::Target->new(@where);
