@@ -7,12 +7,12 @@ use lib 't/lib';
 
 use Test2::V0;
 
+use Tls qw(why_no_tls tls_context);
+
 BEGIN {
-    for my $module ('Net::SSLeay', 'AnyEvent::TLS') {
-        next if eval "require $module; 1";
-        my ($reason) = $@ =~ /(.*)/;
-        diag "TLS is not tested without $module: $reason";
-        plan skip_all => "$module is needed: $reason";
+    if (my $reason = why_no_tls()) {
+        diag "TLS is not tested: $reason";
+        plan skip_all => $reason;
     }
 }
 
@@ -25,35 +25,9 @@ use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until settle
 my $CONNECTION = 'AnyEvent::WebSocket::Connection';
 my $MIB        = 1 << 20;
 
-# A certificate of our own signing, and its key.
-sub certificate {
-    my $key = Net::SSLeay::EVP_PKEY_new();
-    Net::SSLeay::EVP_PKEY_assign_RSA($key, Net::SSLeay::RSA_generate_key(2048, 65537));
-    my $certificate = Net::SSLeay::X509_new();
-    Net::SSLeay::X509_set_version($certificate, 2);
-    Net::SSLeay::ASN1_INTEGER_set(Net::SSLeay::X509_get_serialNumber($certificate), 1);
-    my $name = Net::SSLeay::X509_get_subject_name($certificate);
-    Net::SSLeay::X509_NAME_add_entry_by_txt($name, CN => Net::SSLeay::MBSTRING_UTF8(), 'localhost');
-    Net::SSLeay::X509_set_issuer_name($certificate, $name);
-    Net::SSLeay::X509_gmtime_adj(Net::SSLeay::X509_get_notBefore($certificate), -3600);
-    Net::SSLeay::X509_gmtime_adj(Net::SSLeay::X509_get_notAfter($certificate), 3600);
-    Net::SSLeay::X509_set_pubkey($certificate, $key);
-    Net::SSLeay::X509_sign($certificate, $key, Net::SSLeay::EVP_get_digestbyname('sha256'));
-    my $pem = Net::SSLeay::PEM_get_string_PrivateKey($key) . Net::SSLeay::PEM_get_string_X509($certificate);
-    Net::SSLeay::X509_free($certificate);
-    Net::SSLeay::EVP_PKEY_free($key);
-    return $pem;
-}
-
-# Contexts are made once: that is the slow part.
-my %CONTEXT = (
-    accept  => AnyEvent::TLS->new(cert => certificate()),
-    connect => AnyEvent::TLS->new,
-);
-
 sub tls_handle {
     my ($socket, $role, @options) = @_;
-    return AnyEvent::Handle->new(fh => $socket, tls => $role, tls_ctx => $CONTEXT{$role}, @options);
+    return AnyEvent::Handle->new(fh => $socket, tls => $role, tls_ctx => tls_context($role), @options);
 }
 
 my %OTHER = (accept => 'connect', connect => 'accept');
@@ -351,8 +325,8 @@ for my $role ('accept', 'connect') {
         my %callbacks = peer_callbacks($peer);
         $plain->$_($callbacks{$_}) for sort keys %callbacks;
         # The side that accepts waits for the other's first bytes.
-        my @start = (sub { $connection->handle->starttls($role, $CONTEXT{$role}) },
-            sub { $plain->starttls($OTHER{$role}, $CONTEXT{ $OTHER{$role} }) });
+        my @start = (sub { $connection->handle->starttls($role, tls_context($role)) },
+            sub { $plain->starttls($OTHER{$role}, tls_context($OTHER{$role})) });
         $_->() for $role eq 'accept' ? @start : reverse @start;
         $connection->send('secret')->send('s' x $MIB);
         $plain->push_write(frame(payload => 'secret, too'));

@@ -360,7 +360,8 @@ string of characters.
 
 Returns the connection. A second call sends nothing.
 
-Dies where the code may not be sent in a Close frame (RFC 6455 section 7.4), or the reason is longer than
+Dies where the code may not be sent in a Close frame (RFC 6455 section 7.4; 1012 to 1014 are in IANA's registry,
+and may be), or the reason is longer than
 123 bytes of UTF-8.
 
 =head2 was_clean
