@@ -9,7 +9,7 @@ use AnyEvent;
 use DynaLoader;
 use Exporter qw(import);
 
-our @EXPORT_OK = qw(announce fail no_limits until_told);
+our @EXPORT_OK = qw(announce fail is_original no_limits until_told);
 
 # Every other line of a program is something that should not have been said.
 sub announce ($key, @values) {
@@ -23,13 +23,16 @@ sub fail ($message) {
     exit 1;
 }
 
-# The connection's class has to be loaded.
+# For these and the following the connection's class has to be loaded.
+sub objects ()     { return grep { m{/Connection\.so\z} } @DynaLoader::dl_shared_objects }
+sub is_original () { return !objects() }
+
 sub announce_modules () {
-    for my $name (qw(Client Connection Message)) {
+    for my $name (qw(Client Server Connection Message)) {
         my $path = $INC{"AnyEvent/WebSocket/$name.pm"} // next;
         announce(module => $name, "AnyEvent::WebSocket::$name"->VERSION // '', $path);
     }
-    announce(object => $_) for grep { m{/Connection\.so\z} } @DynaLoader::dl_shared_objects;
+    announce(object => $_) for objects();
     announce(loop   => AnyEvent::detect());
     return;
 }
@@ -37,8 +40,7 @@ sub announce_modules () {
 # Group 9 sends messages of 16 MiB, and some of 65536 fragments. With the original 0 fragments means
 # none at all, not any number (compat D8).
 sub no_limits () {
-    my $is_original = !grep { m{/Connection\.so\z} } @DynaLoader::dl_shared_objects;
-    return (max_payload_size => 0, max_fragments => $is_original ? 1e9 : 0);
+    return (max_payload_size => 0, max_fragments => is_original() ? 1e9 : 0);
 }
 
 # Standard input is the other end's life: it is closed where the program shall end, and the kernel
