@@ -2,52 +2,32 @@
 
 use strict;
 use warnings;
+use lib 't/lib';
 
+use Backends qw(has_backend start_under);
 use Test2::V0;
 
 my @ALL = map { "t/$_.t" }
     qw(server server-program server-refusing server-lifetime server-psgi server-deflate server-tls);
 
-# Each with the module it needs, AnyEvent's own checks for misuse or not, and the tests. POE does not survive an
+# Each with AnyEvent's own checks for misuse or not, and the tests. POE does not survive an
 # exception, nor an event loop inside a timer for long.
 my @MODELS = (
-    [Perl    => 'AnyEvent',        1, @ALL],
-    [Event   => 'Event',           0, qw(t/server.t t/server-tls.t)],
-    [Glib    => 'Glib',            0, qw(t/server.t t/server-tls.t)],
-    [IOAsync => 'IO::Async::Loop', 0, qw(t/server.t t/server-tls.t)],
-    [POE     => 'POE',             0, qw(t/server-psgi.t t/server-deflate.t)],
+    [Perl    => 1, @ALL],
+    [Event   => 0, qw(t/server.t t/server-tls.t)],
+    [Glib    => 0, qw(t/server.t t/server-tls.t)],
+    [IOAsync => 0, qw(t/server.t t/server-tls.t)],
+    [POE     => 0, qw(t/server-psgi.t t/server-deflate.t)],
 );
 
-# Looked for and not loaded: some of them claim the process.
-sub is_installed {
-    my ($module) = @_;
-    my $file = ($module =~ s{::}{/}gr) . '.pm';
-    return scalar grep { !ref && -e "$_/$file" } @INC;
-}
-
-sub start {
-    my ($model, $strict, $test) = @_;
-    local $ENV{PERL_ANYEVENT_MODEL}  = $model;
-    local $ENV{PERL_ANYEVENT_STRICT} = $strict;
-    my $pid = open(my $output, '-|') // die "fork: $!";
-    if (!$pid) {
-        open STDERR, '>&', \*STDOUT;
-        my $tell = '-MAnyEvent; END { print "# ran on ", AnyEvent::detect(), "\n" }';
-        exec $^X, (map { "-I$_" } grep { !ref } @INC), $tell, $test or die "$^X: $!";
-    }
-    return $output;
-}
+my $TELL = '-MAnyEvent; END { print "# ran on ", AnyEvent::detect(), "\n" }';
 
 for my $run (@MODELS) {
-    my ($model, $module, $strict, @tests) = @$run;
-    if (!is_installed($module)) {
-        diag "backend $model is not tested: $module is not installed";
-        SKIP: { skip "$module is not installed", scalar @tests }
-        next;
-    }
+    my ($model, $strict, @tests) = @$run;
+    has_backend($model, scalar @tests) or next;
     # Two at a time.
     while (my @some = splice @tests, 0, 2) {
-        my @started = map { [$_, start($model, $strict, $_)] } @some;
+        my @started = map { [$_, start_under($model, $strict, $TELL, $_)] } @some;
         for (@started) {
             my ($test, $output) = @$_;
             my @lines = readline $output;

@@ -10,22 +10,9 @@ use File::Temp qw(tempdir);
 use Peer qw(frame run_until history finished);
 use RawServer qw(raw_server response connection_of error_of peer_of closed_port);
 use Scalar::Util qw(weaken);
-
-# An event loop that hangs ends here.
-alarm 5 * ($ENV{AEWS_TEST_TIMEOUT} || 10);
-$| = 1;
+use Topics;
 
 my $CLIENT = 'AnyEvent::WebSocket::Client';
-my @topics;
-
-sub topic { my ($name, $code) = @_; push @topics, [$name, $code]; return }
-
-sub same {
-    my ($got, $expected, $what) = @_;
-    my ($left, $right) = map { join '|', map { $_ // 'undef' } @$_ } $got, $expected;
-    die sprintf "%s: got %.200s, expected %.200s\n", $what, $left, $right if $left ne $right;
-    return;
-}
 
 sub fails {
     my ($text, $attributes, @where) = @_;
@@ -117,7 +104,7 @@ topic 'many at once' => sub {
 
 topic 'TLS' => sub {
     eval { require Net::SSLeay; require AnyEvent::TLS; require Certificate; 1 }
-        or return 'Net::SSLeay is not installed';
+        or skip_topic('Net::SSLeay is not installed');
     my $certificate = Certificate::issue(Certificate::authority('tests'), ['DNS:localhost']);
     my $server = raw_server(tls => AnyEvent::TLS->new(cert => $certificate), answer => sub {
         $_[0]{handle}->push_write(response($_[0]) . frame(payload => 'tls'));
@@ -132,11 +119,4 @@ topic 'TLS' => sub {
     return;
 };
 
-print "model ", AnyEvent::detect() =~ s/.*:://r, "\n";
-for my $topic (@topics) {
-    my ($name, $code) = @$topic;
-    my $skipped;
-    my $ok = eval { $skipped = $code->(); 1 };
-    print !$ok ? "not ok $name: $@" : "ok $name" . (ref $skipped || !$skipped ? '' : " # skip $skipped") . "\n";
-}
-print "done\n";
+run_topics();

@@ -11,24 +11,11 @@ use Peer qw(
     connection_and_peer connection_pair frame handle_on parse_frames read_until_eof receive_frames
     run_until settle socket_pair tcp_pair
 );
-
-# An event loop that hangs ends here.
-alarm 5 * ($ENV{AEWS_TEST_TIMEOUT} || 10);
-$| = 1;
+use Topics;
 
 my $MIB = 1 << 20;
-my @topics;
-
-sub topic { my ($name, $code) = @_; push @topics, [$name, $code]; return }
 
 sub check { my ($true, $what) = @_; die "$what\n" if !$true; return }
-
-sub same {
-    my ($got, $expected, $what) = @_;
-    my ($left, $right) = map { join '|', map { $_ // 'undef' } @$_ } $got, $expected;
-    die sprintf "%s: got %.200s, expected %.200s\n", $what, $left, $right if $left ne $right;
-    return;
-}
 
 sub bodies {
     my ($connection) = @_;
@@ -178,9 +165,4 @@ topic 'a connection reset' => sub {
     same(\@finish, ["$!"], 'text');
 };
 
-print "model ", AnyEvent::detect() =~ s/.*:://r, "\n";
-for my $topic (@topics) {
-    my ($name, $code) = @$topic;
-    print eval { $code->(); 1 } ? "ok $name\n" : "not ok $name: $@";
-}
-print "done\n";
+run_topics();
