@@ -106,9 +106,9 @@ subtest 'echo-server-tls' => sub {
     for my $module ('Net::SSLeay', 'AnyEvent::TLS') {
         eval "require $module; 1" or skip_all "$module is needed: " . ($@ =~ /(.*)/)[0];
     }
-    require SelfSigned;
+    require Certificate;
     my $directory = tempdir(CLEANUP => 1);
-    my $file = SelfSigned::write_file("$directory/both.pem", SelfSigned::certificate('localhost'));
+    my $file = Certificate::write_file("$directory/both.pem", Certificate::self_signed('localhost'));
     my $example = start_example(qr{wss://localhost:(\d+)/}, @PERL, 'examples/echo-server-tls',
         '--cert', $file, '--port', 0);
     my $bytes  = '';

@@ -18,7 +18,7 @@ BEGIN {
 use AnyEvent;
 use AnyEvent::Handle;
 use AnyEvent::WebSocket::Server;
-use SelfSigned qw(certificate write_file);
+use Certificate qw(self_signed write_file);
 use File::Temp qw(tempdir);
 use Opening qw(:all);
 use Peer qw(frame close_frame parse_frames nested run_for run_until settle history finished socket_pair);
@@ -27,8 +27,8 @@ use Scalar::Util qw(weaken);
 my @MASK = (mask => 'tls.');
 my $DIR  = tempdir(CLEANUP => 1);
 
-my ($KEY_PEM, $CERT_PEM)     = certificate('first.example');
-my ($OTHER_KEY, $OTHER_CERT) = certificate('second.example');
+my ($KEY_PEM, $CERT_PEM)     = self_signed('first.example');
+my ($OTHER_KEY, $OTHER_CERT) = self_signed('second.example');
 my $CERT  = write_file("$DIR/cert.pem", $CERT_PEM);
 my $KEY   = write_file("$DIR/key.pem",  $KEY_PEM);
 my $BOTH  = write_file("$DIR/both.pem", $KEY_PEM, $CERT_PEM);
