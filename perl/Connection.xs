@@ -1,9 +1,13 @@
 /* What Perl calls: arguments, and croaking at the caller's line. The work is done in shim/. */
 #include "shim.h"
 
-/* A reference that keeps a connection alive to the end of the statement: what is called may let go of it,
- * and free the reference that is the argument. */
-static SV *hold_object(pTHX_ shim *s) {
+/* Keeps a connection alive to the end of the statement: what is called may let go of it. */
+static void hold(pTHX_ shim *s) {
+    sv_2mortal(SvREFCNT_inc_simple_NN((SV *)s->self));
+}
+
+/* A reference of its own: the one that is the argument may be freed, too. */
+static SV *reference(pTHX_ shim *s) {
     return sv_2mortal(newRV_inc((SV *)s->self));
 }
 
@@ -46,11 +50,11 @@ static aews_slice octets(pTHX_ SV *string) {
 
 /* An attribute of an object that is a hash, for a read-only accessor. */
 static SV *attribute(pTHX_ SV *object, SV *key, const char *name) {
-    HE *entry;
+    SV *value;
     if (!SvROK(object) || SvTYPE(SvRV(object)) != SVt_PVHV)
         croak("%s: not called on an object", name);
-    entry = hv_fetch_ent((HV *)SvRV(object), key, 0, SvSHARED_HASH(key));
-    return entry ? HeVAL(entry) : &PL_sv_undef;
+    value = hash_value(aTHX_ (HV *)SvRV(object), key);
+    return value ? value : &PL_sv_undef;
 }
 
 static SV *call_method_scalar(pTHX_ SV *object, const char *method) {
@@ -66,34 +70,41 @@ static SV *call_method_scalar(pTHX_ SV *object, const char *method) {
     return result;
 }
 
-/* An attribute of a message, by its method where the class may have overridden that. */
-static SV *message_part(pTHX_ SV *message, SV *key, const char *name) {
-    if (SvSTASH(SvRV(message)) == context_get(aTHX)->message_stash && SvTYPE(SvRV(message)) == SVt_PVHV)
-        return attribute(aTHX_ message, key, name);
-    return call_method_scalar(aTHX_ message, name);
+/* An attribute of a message object, by its method where the class may have overridden that. */
+static SV *message_part(pTHX_ SV *object, SV *key, const char *name) {
+    if (SvTYPE(object) == SVt_PVHV && SvSTASH(object) == context_get(aTHX)->message_stash) {
+        SV *value = hash_value(aTHX_ (HV *)object, key);
+        return value ? value : &PL_sv_undef;
+    }
+    return call_method_scalar(aTHX_ sv_2mortal(newRV_inc(object)), name);
+}
+
+static bool has_message_parts(pTHX_ SV *object) {
+    HV *stash = SvOBJECT(object) ? SvSTASH(object) : NULL;
+    return stash && (stash == context_get(aTHX)->message_stash ||
+                     (gv_fetchmethod(stash, "opcode") && gv_fetchmethod(stash, "body")));
 }
 
 /* The opcode and body of what is sent. */
 static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     context *cxt = context_get(aTHX);
-    SV *opcode, *body;
+    SV *object, *opcode, *body;
     IV number;
     SvGETMAGIC(message);
     if (!SvROK(message)) {
         *payload = octets(aTHX_ message);
         return 1;
     }
-    /* As it is now, whatever its methods or its magic do next. */
-    message = sv_2mortal(newRV_inc(SvRV(message)));
-    if (!SvOBJECT(SvRV(message)) || !gv_fetchmethod(SvSTASH(SvRV(message)), "opcode") ||
-        !gv_fetchmethod(SvSTASH(SvRV(message)), "body"))
+    /* Held as it is now, whatever its methods or its magic do next. */
+    object = sv_2mortal(SvREFCNT_inc_simple_NN(SvRV(message)));
+    if (!has_message_parts(aTHX_ object))
         croak("send takes a string or a message object");
-    opcode = message_part(aTHX_ message, cxt->key.opcode, "opcode");
+    opcode = message_part(aTHX_ object, cxt->key.opcode, "opcode");
     SvGETMAGIC(opcode);
     number = SvOK(opcode) ? SvIV_nomg(opcode) : 1;
     if (number < 0 || number > 15)
         croak("opcode %" SVf " is not between 0 and 15", SVfARG(opcode));
-    body = message_part(aTHX_ message, cxt->key.body, "body");
+    body = message_part(aTHX_ object, cxt->key.body, "body");
     SvGETMAGIC(body);
     *payload = octets(aTHX_ body);
     return (U8)number;
@@ -136,7 +147,9 @@ send(shim *s, SV *message = &PL_sv_undef, ...)
     U8 opcode;
   PPCODE:
     if (s && !s->finished && aews_conn_is_writable(s->core)) {
-        ST(0) = hold_object(aTHX_ s);
+        hold(aTHX_ s);
+        if (GIMME_V != G_VOID)
+            ST(0) = reference(aTHX_ s);
         opcode = message_parts(aTHX_ message, &payload);
         switch (aews_conn_begin_frame(s->core, opcode, payload.len, &frame)) {
         case AEWS_OK:
@@ -144,19 +157,21 @@ send(shim *s, SV *message = &PL_sv_undef, ...)
             head.len = frame.header_len;
             transport_send(aTHX_ s, &head, &frame, &payload);
             if (opcode == 8)
-                SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", ST(0), NULL, NULL, 0));
+                SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", reference(aTHX_ s), NULL, NULL, 0));
             break;
         case AEWS_WHOLE:
             aews_conn_send(s->core, opcode, payload.data, payload.len);
             s->compressed = TRUE;
             if (s->release_after > 0 && !s->release_timer)
-                SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", ST(0), sv_2mortal(newSVnv(s->release_after)), NULL, 0));
+                SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", reference(aTHX_ s), sv_2mortal(newSVnv(s->release_after)), NULL, 0));
             transport_output(aTHX_ s);
             break;
         default:
             break;
         }
     }
+    if (GIMME_V == G_VOID)
+        XSRETURN_EMPTY;
     XSRETURN(1);
 
 SV *
@@ -167,7 +182,7 @@ on(shim *s, SV *event, SV *callback = &PL_sv_undef, ...)
     int number;
   CODE:
     if (s)
-        hold_object(aTHX_ s);
+        hold(aTHX_ s);
     SvGETMAGIC(callback);
     if (SvROK(callback))
         callback = sv_2mortal(newRV_inc(SvRV(callback)));
@@ -253,7 +268,7 @@ is_text(SV *self, ...)
   CODE:
     if (!SvROK(self) || !SvOBJECT(SvRV(self)))
         croak("%s: not called on an object", GvNAME(CvGV(cv)));
-    RETVAL = SvIV(message_part(aTHX_ self, context_get(aTHX)->key.opcode, "opcode")) == ix;
+    RETVAL = SvIV(message_part(aTHX_ SvRV(self), context_get(aTHX)->key.opcode, "opcode")) == ix;
   OUTPUT:
     RETVAL
 
@@ -395,7 +410,7 @@ close(shim *s, UV code, SV *reason)
   CODE:
     RETVAL = &PL_sv_undef;
     if (s) {
-        SV *self = hold_object(aTHX_ s);
+        SV *self = reference(aTHX_ s);
         octets = SvPVbyte(reason, len);
         if (aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len) == AEWS_ERR_MISUSE) {
             RETVAL = newSVpv(aews_conn_error(s->core), 0);

@@ -269,7 +269,9 @@ STRLEN transport_unsent(pTHX_ shim *s) {
 static SV *wbuf_of(pTHX_ HV *handle) {
     context *cxt = context_get(aTHX);
     STRLEN len;
-    SV *wbuf = HeVAL(hv_fetch_ent(handle, cxt->key.wbuf, 1, SvSHARED_HASH(cxt->key.wbuf)));
+    SV *wbuf = hash_value(aTHX_ handle, cxt->key.wbuf);
+    if (!wbuf)
+        wbuf = HeVAL(hv_fetch_ent(handle, cxt->key.wbuf, 1, SvSHARED_HASH(cxt->key.wbuf)));
     if (!SvOK(wbuf))
         sv_setpvs(wbuf, "");
     /* Not shared with a copy the program has made, since it is written in place. */
