@@ -49,8 +49,8 @@ mod shim {
     use std::process::Command;
 
     /// What `Connection.xs` is glue for.
-    const SOURCES: [&str; 6] =
-        ["callbacks", "closure", "context", "dispatch", "lifetime", "transport"];
+    const SOURCES: [&str; 7] =
+        ["callbacks", "closure", "context", "dispatch", "lifetime", "message", "transport"];
 
     pub fn build() {
         for path in ["Connection.xs", "typemap", "aews.h", "shim"] {

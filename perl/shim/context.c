@@ -39,6 +39,7 @@ static void fill(pTHX_ context *cxt) {
     cxt->runner = newRV_noinc((SV *)newXS(NULL, aews_run, __FILE__));
     cxt->run.body = NULL;
     cxt->first = NULL;
+    cxt->spare_message = NULL;
 }
 
 void context_boot(pTHX) {

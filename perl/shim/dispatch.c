@@ -34,43 +34,13 @@ static bool is_delivering(pTHX_ shim *s) {
     return !s->dead;
 }
 
-/* Takes back the memory of a large body that the program has not kept: see RECYCLED_LEN in
- * src/block.rs. */
-static void recycle_body(pTHX_ SV *message, HV *object, const context *cxt) {
-    SV *body;
-    /* The object is held by the delivery and by the reference that was the callbacks' argument, and that
-     * by the delivery alone. */
-    if (SvREFCNT(message) != 1 || !SvROK(message) || SvRV(message) != (SV *)object || SvWEAKREF(message) ||
-        SvREFCNT(object) != 2 || SvSTASH(object) != cxt->message_stash)
-        return;
-    body = hash_value(aTHX_ object, cxt->key.body);
-    if (!body || SvREFCNT(body) != 1 || SvTYPE(body) != SVt_PV || !SvPOK(body) || SvOOK(body) ||
-        SvLEN(body) < 32768 || (SvIsCOW(body) && CowREFCNT(body)) ||
-        gv_fetchmeth(cxt->message_stash, "DESTROY", 7, 0))
-        return;
-    aews_block_recycle((uint8_t *)SvPVX(body), SvLEN(body));
-    SvPV_set(body, NULL);
-    SvLEN_set(body, 0);
-    SvCUR_set(body, 0);
-    SvPOK_off(body);
-}
-
 /* Delivers messages up to the next thing that is not one. Runs under an eval, which is entered once for
  * all messages of a read rather than for each callback. */
 static void deliver(pTHX_ shim *s, void *data) {
     outcome *out = (outcome *)data;
     SV *argument = sv_2mortal(newRV_inc((SV *)s->self));
-    context *cxt = context_get(aTHX);
-    aews_message_class class;
+    bool reusable = message_is_reusable(aTHX);
     aews_event event;
-    class.stash = cxt->message_stash;
-    class.body_key = cxt->key.body;
-    class.opcode_key = cxt->key.opcode;
-#if defined(MYMALLOC) || defined(PERL_TRACK_MEMPOOL)
-    class.adopt = 0;
-#else
-    class.adopt = 1;
-#endif
     while (is_delivering(aTHX_ s)) {
         aews_status status = aews_conn_next_event(s->core, &event);
         if (status == AEWS_ERR_PANIC)
@@ -88,11 +58,11 @@ static void deliver(pTHX_ shim *s, void *data) {
             HV *object;
             ENTER;
             SAVETMPS;
-            message = sv_2mortal(aews_perl_message(aews_THX, &event, &class));
+            message = sv_2mortal(message_new(aTHX_ &event));
             object = (HV *)SvRV(message);
             callbacks_message(aTHX_ s, argument, message);
-            if (class.adopt)
-                recycle_body(aTHX_ message, object, cxt);
+            if (reusable)
+                message_reuse(aTHX_ message, object);
             FREETMPS;
             LEAVE;
             break;

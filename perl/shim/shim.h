@@ -92,6 +92,8 @@ typedef struct {
     HV *message_stash;
     /* What stands in a handle's _rw while reading is paused: true, but no watcher. */
     SV *parked;
+    /* A message object that is free to be used again, or NULL. */
+    SV *spare_message;
     /* Code that runs a function of ours, and what it is to run: see run_in_eval. */
     SV *runner;
     struct {
@@ -136,6 +138,11 @@ void callbacks_remove(pTHX_ shim *, int event, SV *code);
 void callbacks_message(pTHX_ shim *, SV *connection, SV *message);
 SV *callbacks_shift(pTHX_ shim *, int event);
 void callbacks_clear(pTHX_ shim *);
+
+/* message.c */
+bool message_is_reusable(pTHX);
+SV *message_new(pTHX_ aews_event *);
+void message_reuse(pTHX_ SV *message, HV *object);
 
 /* dispatch.c */
 void dispatch(pTHX_ shim *);
