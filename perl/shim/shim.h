@@ -52,6 +52,8 @@ typedef struct shim {
     /* Set when the socket ended before all messages were delivered: the text for `finish`. */
     SV *finish_text;
 
+    /* What is inside the handle is known to us. */
+    bool known;
     /* The descriptor is read and written from here, not by the handle. */
     bool direct;
     /* The event loop has been idle once, and then has had a turn (compat C13). */

@@ -76,12 +76,14 @@ static int handle_fd(pTHX_ HV *handle) {
     return PerlIO_fileno(IoIFP(io));
 }
 
-/* Decides whether to go direct; the caller then installs the closures accordingly. */
+/* Decides whether to go direct; the caller, who knows what is inside such handles, then installs the closures
+ * accordingly. */
 bool transport_choose(pTHX_ shim *s) {
     static const char *const names[] = {"_activity", "_ractivity", "_wactivity"};
     HV *handle = handle_hash(s);
     struct stat status;
     int i, fd;
+    s->known = TRUE;
     if (!is_plain(aTHX_ handle) || hash_true(aTHX_ handle, context_get(aTHX)->key.tls))
         return FALSE;
     fd = handle_fd(aTHX_ handle);
@@ -356,6 +358,13 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
         call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
 }
 
+/* Whether a frame is to wait in wbuf: more messages are at hand, and so, it may be, more replies. They leave
+ * together, unless the callbacks take their time. */
+static bool is_to_wait(shim *s, STRLEN waiting, STRLEN len) {
+    return s->dispatching && len < CORK_PAYLOAD_LEN && waiting < CORK_LEN && aews_conn_has_input(s->core) &&
+           transport_clock() == s->started;
+}
+
 /* Puts a write watcher of ours in front of the frames in wbuf. If the dispatch is held up by an event
  * loop that a callback runs, it sends them from there. */
 static void cork(pTHX_ shim *s) {
@@ -363,6 +372,28 @@ static void cork(pTHX_ shim *s) {
     s->corked = TRUE;
     watcher = sv_2mortal(closure_new(aTHX_ s, transport_uncork));
     call_perl(aTHX_ "cork", s->handle, watcher, NULL, 0);
+}
+
+/* Sends through the handle. With TLS it encrypts each frame by itself, but what comes of that need not go
+ * out by itself: behind our watcher it waits in wbuf. */
+static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const aews_frame *frame,
+                       const aews_slice *payload) {
+    context *cxt = context_get(aTHX);
+    SV *bytes = sv_2mortal(newSV(head->len + payload->len + 1));
+    bool wait = FALSE;
+    sv_setpvs(bytes, "");
+    append(aTHX_ bytes, head, frame, payload);
+    if (s->known && is_plain(aTHX_ handle) && hash_true(aTHX_ handle, cxt->key.tls)) {
+        bool busy = hash_true(aTHX_ handle, cxt->key.ww);
+        if (!busy)
+            s->corked = FALSE;
+        wait = is_to_wait(s, transport_unsent(aTHX_ s), payload->len);
+        if (wait && !busy && !hash_true(aTHX_ handle, cxt->key.on_drain))
+            cork(aTHX_ s);
+    }
+    call_handle(aTHX_ s, "push_write", bytes, NULL, 0);
+    if (!wait)
+        transport_flush(aTHX_ s);
 }
 
 void transport_uncork(pTHX_ shim *s, I32 ax, I32 items) {
@@ -382,10 +413,7 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
         frame = NULL;
     if (!s->direct || !is_plain(aTHX_ handle) || hash_true(aTHX_ handle, cxt->key.on_drain) ||
         hash_true(aTHX_ handle, cxt->key.autocork) || hash_true(aTHX_ handle, cxt->key.tls)) {
-        SV *bytes = sv_2mortal(newSV(head->len + payload->len + 1));
-        sv_setpvs(bytes, "");
-        append(aTHX_ bytes, head, frame, payload);
-        call_handle(aTHX_ s, "push_write", bytes, NULL, 0);
+        push_write(aTHX_ s, handle, head, frame, payload);
         return;
     }
     fd = handle_fd(aTHX_ handle);
@@ -407,10 +435,7 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
         s->corked = FALSE;
     if (busy && !s->corked) {
         append(aTHX_ wbuf, head, frame, payload);
-    } else if (s->dispatching && payload->len < CORK_PAYLOAD_LEN && SvCUR(wbuf) < CORK_LEN &&
-               aews_conn_has_input(s->core) && transport_clock() == s->started) {
-        /* More messages are at hand, and so, it may be, more replies: they leave together, unless
-         * the callbacks take their time. */
+    } else if (is_to_wait(s, SvCUR(wbuf), payload->len)) {
         append(aTHX_ wbuf, head, frame, payload);
         if (!s->corked)
             cork(aTHX_ s);
@@ -455,7 +480,7 @@ void transport_flush(pTHX_ shim *s) {
     if (!s->corked)
         return;
     fd = handle_fd(aTHX_ handle);
-    if (fd < 0 || hash_true(aTHX_ handle, cxt->key.on_drain)) {
+    if (fd < 0 || !s->direct || hash_true(aTHX_ handle, cxt->key.on_drain)) {
         uncork(aTHX_ s, handle);
         call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
     } else {
