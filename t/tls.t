@@ -20,7 +20,7 @@ use AnyEvent;
 use AnyEvent::Handle;
 use AnyEvent::WebSocket::Connection;
 use Scalar::Util qw(weaken);
-use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until settle history finished);
+use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until nested settle history finished);
 
 my $CONNECTION = 'AnyEvent::WebSocket::Connection';
 my $MIB        = 1 << 20;
@@ -335,6 +335,53 @@ for my $role ('accept', 'connect') {
         is $history, ['plain', 'secret, too'], 'and what comes is understood';
         $connection->close(1000, 'bye');
         is await_end($peer)->[-1], pack('n a*', 1000, 'bye'), 'so is Close';
+    };
+}
+
+# Replies to messages that came together leave together, in what is one write to the socket; what becomes of those
+# that are waiting is what would have become of them, had they left at once.
+my %HAPPENING = (
+    'nothing'                    => [sub { },                                       [map { "reply $_" } 1 .. 5]],
+    'the handle writes, too'     => [sub { $_[0]->handle->push_write(frame(payload => 'by hand')) },
+        [(map { "reply $_" } 1 .. 3), 'by hand', map { "reply $_" } 4, 5]],
+    'the handle is destroyed'    => [sub { $_[0]->handle->destroy },                [map { "reply $_" } 1 .. 3]],
+    'the callback dies'          => [sub { die "on purpose\n" },                    [(map { "reply $_" } 1 .. 3), pack 'n', 1011]],
+    'the connection is closed'   => [sub { $_[0]->close },                          [(map { "reply $_" } 1 .. 3), pack 'n', 1000]],
+    'the write side is shut'     => [sub { $_[0]->handle->push_shutdown },          [map { "reply $_" } 1 .. 5]],
+    'on_drain is set'            => [sub { $_[0]->handle->on_drain(sub { }) },      [map { "reply $_" } 1 .. 5]],
+);
+for my $role ('accept', 'connect') {
+    my @mask = $role eq 'connect' ? () : (mask => 'tlsm');
+    for my $what (sort keys %HAPPENING) {
+        subtest "$role: replies to messages of one read, $what (C8, C20, C21)" => sub {
+            my ($happens, $expected) = @{ $HAPPENING{$what} };
+            my ($connection, $peer) = connection_and_tls_peer($role);
+            established($connection, $peer);
+            my $count = 0;
+            $connection->on(parse_error => sub { });
+            $connection->on(each_message => sub {
+                my ($connection) = @_;
+                $connection->send('reply ' . ++$count);
+                $happens->($connection) if $count == 3;
+            });
+            $peer->{handle}->push_write(join '', map { frame(payload => $_, @mask) } 1 .. 5);
+            is await_frames($peer, scalar @$expected), $expected;
+        };
+    }
+
+    subtest "$role: replies do not wait for a callback that runs an event loop (C22)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role);
+        established($connection, $peer);
+        my ($count, $before) = 0;
+        $connection->on(each_message => sub {
+            my ($connection) = @_;
+            $connection->send('reply ' . ++$count);
+            nested { $before = await_frames($peer, 3) } if $count == 3;
+        });
+        $peer->{handle}->push_write(join '', map { frame(payload => $_, @mask) } 1 .. 5);
+        run_until { $count == 5 } 'all messages';
+        is $before, [map { "reply $_" } 1 .. 3], 'those before it have left';
+        is await_frames($peer, 5), [map { "reply $_" } 1 .. 5], 'the others follow';
     };
 }
 
