@@ -61,14 +61,13 @@ ffi_fn! {
         if out.is_null() {
             return AEWS_ERR_NULL;
         }
-        // SAFETY: the caller has room for `len` bytes at `out`, apart from the payload; they count as
-        // initialised once they are written.
-        let out = unsafe {
-            out.copy_from_nonoverlapping(payload.as_ptr(), len);
-            std::slice::from_raw_parts_mut(out, len)
-        };
-        if frame.masked != 0 {
-            MaskKey(frame.key).apply(out);
+        if frame.masked == 0 {
+            // SAFETY: the caller has room for `len` bytes at `out`, apart from the payload.
+            unsafe { out.copy_from_nonoverlapping(payload.as_ptr(), len) };
+        } else {
+            // SAFETY: as above.
+            let out = unsafe { std::slice::from_raw_parts_mut(out.cast(), len) };
+            MaskKey(frame.key).copy(payload, out);
         }
         AEWS_OK
     }

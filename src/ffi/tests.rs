@@ -150,3 +150,23 @@ fn a_block_can_be_taken_out_of_its_event() {
     }
     panic!("no message came");
 }
+
+#[test]
+fn a_masked_payload_is_the_xor_of_the_rfc_whatever_its_length() {
+    let payload: Vec<u8> = (0..200).map(|i| (i * 7) as u8).collect();
+    let key = [0x11, 0x00, 0xA5, 0xFF];
+    for len in 0..payload.len() {
+        for masked in [0, 1] {
+            let frame = aews_frame { header: [0; 14], header_len: 2, masked, key };
+            let mut out = vec![0xEE; len + 1];
+            // SAFETY: there are `len` bytes of payload, and more room than that.
+            let status =
+                unsafe { aews_frame_payload(&frame, payload.as_ptr(), len, out.as_mut_ptr()) };
+            assert_eq!(status, AEWS_OK);
+            for (i, byte) in payload[..len].iter().enumerate() {
+                assert_eq!(out[i], if masked == 1 { byte ^ key[i % 4] } else { *byte });
+            }
+            assert_eq!(out[len], 0xEE, "nothing is written behind the end");
+        }
+    }
+}

@@ -1,5 +1,7 @@
 //! Masking, RFC 6455 section 5.3: octet i of the payload is XORed with octet i mod 4 of the key.
 
+use std::mem::MaybeUninit;
+
 /// A masking key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MaskKey(pub [u8; 4]);
@@ -26,6 +28,25 @@ impl MaskKey {
         }
         for (byte, key) in chunks.into_remainder().iter_mut().zip(lane) {
             *byte ^= key;
+        }
+    }
+
+    /// Writes `payload` to `out`, masked: in one pass, since for a large one it is memory that counts.
+    ///
+    /// # Panics
+    /// Where they are not of the same length.
+    pub fn copy(self, payload: &[u8], out: &mut [MaybeUninit<u8>]) {
+        assert_eq!(payload.len(), out.len(), "masked payload and its place differ in length");
+        let lane = self.lane();
+        let mut to = out.chunks_exact_mut(16);
+        let mut from = payload.chunks_exact(16);
+        for (to, from) in to.by_ref().zip(from.by_ref()) {
+            for ((to, from), key) in to.iter_mut().zip(from).zip(lane) {
+                to.write(from ^ key);
+            }
+        }
+        for ((to, from), key) in to.into_remainder().iter_mut().zip(from.remainder()).zip(lane) {
+            to.write(from ^ key);
         }
     }
 
