@@ -43,7 +43,7 @@ sub versions ($self)      { $self->{versions} }
 sub names ($self)         { my @names = sort keys %{ $self->{scripts} }; return @names }
 sub script ($self, $name) { $self->{scripts}{$name} }
 
-sub set_versions ($self, $versions) { $self->{versions} = {%$versions}; return }
+sub set_versions ($self, $versions) { $self->{versions} = {%{ $self->{versions} }, %$versions}; return }
 
 sub keep_only ($self, @names) {
     my %is_kept = map { $_ => 1 } @names;
@@ -69,7 +69,7 @@ sub save ($self, @order) {
             $text .= sprintf "  %-24s %10s\n", "object $object", $count if $count > 0;
         }
         for my $call (sort keys %{ $script->{calls} }) {
-            my $count = sprintf '%.3f', $script->{calls}{$call};
+            my $count = sprintf '%.4f', $script->{calls}{$call};
             $text .= sprintf "  %-24s %10s\n", "call $call", $count if $count > 0;
         }
         $text .= sprintf "  %-24s %10.3f\n", 'clock', $script->{clock};

@@ -6,8 +6,9 @@ package Instructions::Build;
 use v5.36;
 
 use Config;
-use Cwd qw(abs_path);
+use File::Spec;
 use File::Temp qw(tempdir);
+use POSIX ();
 
 sub new ($class, $project) {
     my $parent    = -d '/tmp' && -w _ ? '/tmp' : File::Spec->tmpdir;
@@ -23,6 +24,7 @@ sub _run ($self, $what, @command) {
     if (!$pid) {
         chdir $self->{project} or die "$self->{project}: $!\n";
         open STDERR, '>&', \*STDOUT or die "stderr: $!\n";
+        no warnings 'exec';
         exec { $command[0] } @command or print "$command[0]: $!\n";
         POSIX::_exit(127);
     }

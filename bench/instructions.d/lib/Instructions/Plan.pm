@@ -21,7 +21,7 @@ my %TURNS = (
     small  => [256, 512],
     bursts => [32,  64],
     large  => [32,  128],
-    opened => [16,  64],
+    opened => [8,   32],
 );
 
 # core: whether it is done with the core alone, too.

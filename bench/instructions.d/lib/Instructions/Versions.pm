@@ -51,11 +51,10 @@ sub versions (%of_modules) {
     };
 }
 
-# A line for each that is another than before.
+# A line for each that is another than before. The core alone says nothing of modules.
 sub differences ($before, $now) {
-    my %name = map { $_ => 1 } keys %$before, keys %$now;
-    return map { "$_ is " . ($now->{$_} // 'not there') . ', and was ' . ($before->{$_} // 'not there') }
-        grep { ($before->{$_} // '') ne ($now->{$_} // '') } sort keys %name;
+    return map { "$_: now $now->{$_}, then " . ($before->{$_} // 'not known') }
+        grep { ($before->{$_} // '') ne $now->{$_} } sort keys %$now;
 }
 
 1;
