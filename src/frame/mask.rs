@@ -19,7 +19,7 @@ impl MaskKey {
     pub fn apply(self, payload: &mut [u8]) {
         // One 16-byte lane at a time: the compiler turns this into vector code, which a loop over
         // single bytes with `i % 4` does not become.
-        let lane = self.lane();
+        let lane = self.lane::<16>();
         let mut chunks = payload.chunks_exact_mut(16);
         for chunk in &mut chunks {
             for (byte, key) in chunk.iter_mut().zip(lane) {
@@ -37,9 +37,10 @@ impl MaskKey {
     /// Where they are not of the same length.
     pub fn copy(self, payload: &[u8], out: &mut [MaybeUninit<u8>]) {
         assert_eq!(payload.len(), out.len(), "masked payload and its place differ in length");
-        let lane = self.lane();
-        let mut to = out.chunks_exact_mut(16);
-        let mut from = payload.chunks_exact(16);
+        // Longer lanes than in `apply`, for longer payloads.
+        let lane = self.lane::<64>();
+        let mut to = out.chunks_exact_mut(64);
+        let mut from = payload.chunks_exact(64);
         for (to, from) in to.by_ref().zip(from.by_ref()) {
             for ((to, from), key) in to.iter_mut().zip(from).zip(lane) {
                 to.write(from ^ key);
@@ -57,7 +58,7 @@ impl MaskKey {
         self.apply(&mut out[start..]);
     }
 
-    fn lane(self) -> [u8; 16] {
+    fn lane<const LEN: usize>(self) -> [u8; LEN] {
         std::array::from_fn(|i| self.0[i % 4])
     }
 }
