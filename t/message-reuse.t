@@ -148,7 +148,15 @@ subtest 'each is destroyed where the class has a destructor' => sub {
         local *AnyEvent::WebSocket::Message::DESTROY = sub { push @destroyed, $_[0]{body} };
         deliver(['one', 'two', 'three'], sub { });
     }
-    is \@destroyed, ['one', 'two', 'three'];
+    is \@destroyed, ['one', 'two', 'three'], 'defined in the class';
+    @destroyed = ();
+    {
+        no warnings 'once';
+        local *UNIVERSAL::DESTROY = sub { push @destroyed, $_[0]{body} if ref $_[0] eq 'AnyEvent::WebSocket::Message' };
+        deliver(['one', 'two'], sub { });
+        undef *UNIVERSAL::DESTROY;
+    }
+    is \@destroyed, ['one', 'two'], 'defined for everything';
     # perl remembers that there was one.
     undef *AnyEvent::WebSocket::Message::DESTROY;
 };

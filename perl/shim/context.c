@@ -40,6 +40,7 @@ static void fill(pTHX_ context *cxt) {
     cxt->run.body = NULL;
     cxt->first = NULL;
     cxt->spare_message = NULL;
+    cxt->message_generation = 0;
 }
 
 void context_boot(pTHX) {
@@ -56,26 +57,4 @@ void context_clone(pTHX) {
 context *context_get(pTHX) {
     dMY_CXT;
     return &MY_CXT;
-}
-
-/* The value behind a key, or NULL. A string that is a key of hashes is there once in the interpreter, so
- * that comparing pointers finds it. Perl's own way takes several times as long, and there are a dozen of these
- * for each message. Keys that once were UTF-8 are the exception, and a hash with one of them says so. */
-SV *hash_value(pTHX_ HV *hash, SV *key) {
-    HEK *wanted = SvSHARED_HEK_FROM_PV(SvPVX_const(key));
-    HE *entry;
-    if (SvRMAGICAL(hash) || HvHASKFLAGS(hash) || !HvSHAREKEYS(hash)) {
-        entry = hv_fetch_ent(hash, key, 0, SvSHARED_HASH(key));
-    } else {
-        entry = HvARRAY(hash) ? HvARRAY(hash)[HEK_HASH(wanted) & HvMAX(hash)] : NULL;
-        while (entry && HeKEY_hek(entry) != wanted)
-            entry = HeNEXT(entry);
-    }
-    /* What restricted hashes have in the place of a key that may come back. */
-    return entry && HeVAL(entry) != &PL_sv_placeholder ? HeVAL(entry) : NULL;
-}
-
-bool hash_true(pTHX_ HV *hash, SV *key) {
-    SV *value = hash_value(aTHX_ hash, key);
-    return value && SvTRUE(value);
 }

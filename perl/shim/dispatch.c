@@ -111,7 +111,8 @@ static void protect_globals(pTHX) {
 
 /* Calls a function of the Perl part. What it throws goes to the event loop (compat C15), but only
  * when all is done that has to be: the first exception is kept until then. */
-static void call_keeping(pTHX_ SV **kept, const char *function, SV *connection, SV *first, SV *second) {
+static void call_keeping(pTHX_ SV **kept, const char *function, shim *s, SV *first, SV *second) {
+    SV *connection = sv_2mortal(newRV_inc((SV *)s->self));
     SV *exception = call_perl(aTHX_ function, connection, first, second, G_EVAL);
     if (!exception)
         return;
@@ -124,7 +125,7 @@ static void call_keeping(pTHX_ SV **kept, const char *function, SV *connection, 
 /* Tells the program all that has arrived, and then, if it is so, that the connection has finished. */
 void dispatch(pTHX_ shim *s) {
     static const char *const handler[] = {NULL, "on_close", "on_failure", "on_exception"};
-    SV *connection, *exception = NULL;
+    SV *exception = NULL;
     outcome out;
     if (s->dispatching || !s->ready)
         return;
@@ -135,7 +136,6 @@ void dispatch(pTHX_ shim *s) {
     SAVEDESTRUCTOR_X(stop_dispatching, shim_hold(s));
     /* The connection lives until its callbacks have run, even if the program lets go of it in one of
      * them (compat C14). */
-    connection = sv_2mortal(newRV_inc((SV *)s->self));
     SAVEFREESV(SvREFCNT_inc((SV *)s->self));
     protect_globals(aTHX);
     {
@@ -153,15 +153,15 @@ void dispatch(pTHX_ shim *s) {
         /* The peer is told before the program is. */
         transport_flush(aTHX_ s);
         if (out.first)
-            call_keeping(aTHX_ &exception, handler[out.kind], connection, out.first, out.second);
+            call_keeping(aTHX_ &exception, handler[out.kind], s, out.first, out.second);
         /* A Close frame that was itself wrong is to fail the connection next. */
         if (out.kind == CLOSED_BY_PEER && !aews_conn_has_input(s->core))
-            call_keeping(aTHX_ &exception, "shut_down", connection, NULL, NULL);
+            call_keeping(aTHX_ &exception, "shut_down", s, NULL, NULL);
     }
     transport_flush(aTHX_ s);
     s->dispatching = FALSE;
     if (s->finish_pending)
-        call_keeping(aTHX_ &exception, "on_finish", connection, s->finish_text, NULL);
+        call_keeping(aTHX_ &exception, "on_finish", s, s->finish_text, NULL);
     else
         transport_resume(aTHX_ s);
     POPSTACK;

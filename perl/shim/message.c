@@ -9,12 +9,27 @@
 /* Blocks of memory from this size on are worth keeping: RECYCLED_LEN in src/block.rs. */
 #define RECYCLED_LEN 32768
 
+#if !defined(MYMALLOC) && !defined(PERL_TRACK_MEMPOOL)
+/* A number that is another whenever methods have changed that the class has, or inherits, or that everything
+ * inherits; 0 where that cannot be told. */
+static U32 generation_of_methods(pTHX_ HV *stash) {
+    struct mro_meta *meta = HvHasAUX(stash) ? HvAUX(stash)->xhv_mro_meta : NULL;
+    return meta ? meta->pkg_gen + meta->cache_gen + PL_sub_generation : 0;
+}
+#endif
+
 /* Whether a message that is done with may be used again: nobody asks to be told when it is destroyed. */
 bool message_is_reusable(pTHX) {
 #if defined(MYMALLOC) || defined(PERL_TRACK_MEMPOOL)
     return FALSE;
 #else
-    return !gv_fetchmeth(context_get(aTHX)->message_stash, "DESTROY", 7, 0);
+    context *cxt = context_get(aTHX);
+    U32 generation = generation_of_methods(aTHX_ cxt->message_stash);
+    if (!generation || generation != cxt->message_generation) {
+        cxt->message_has_destructor = gv_fetchmeth(cxt->message_stash, "DESTROY", 7, 0) != NULL;
+        cxt->message_generation = generation;
+    }
+    return !cxt->message_has_destructor;
 #endif
 }
 

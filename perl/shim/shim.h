@@ -96,6 +96,9 @@ typedef struct {
     SV *parked;
     /* A message object that is free to be used again, or NULL. */
     SV *spare_message;
+    /* Whether the class of messages has a destructor, and as of which of its methods. */
+    bool message_has_destructor;
+    U32 message_generation;
     /* Code that runs a function of ours, and what it is to run: see run_in_eval. */
     SV *runner;
     struct {
@@ -111,8 +114,28 @@ typedef struct {
 void context_boot(pTHX);
 void context_clone(pTHX);
 context *context_get(pTHX);
-SV *hash_value(pTHX_ HV *hash, SV *key);
-bool hash_true(pTHX_ HV *hash, SV *key);
+
+/* The value behind a key, or NULL. A string that is a key of hashes is there once in the interpreter, so
+ * that comparing pointers finds it. Perl's own way takes several times as long, and there are a dozen of these
+ * for each message. Keys that once were UTF-8 are the exception, and a hash with one of them says so. */
+static inline SV *hash_value(pTHX_ HV *hash, SV *key) {
+    HEK *wanted = SvSHARED_HEK_FROM_PV(SvPVX_const(key));
+    HE *entry;
+    if (SvRMAGICAL(hash) || HvHASKFLAGS(hash) || !HvSHAREKEYS(hash)) {
+        entry = hv_fetch_ent(hash, key, 0, SvSHARED_HASH(key));
+    } else {
+        entry = HvARRAY(hash) ? HvARRAY(hash)[HEK_HASH(wanted) & HvMAX(hash)] : NULL;
+        while (entry && HeKEY_hek(entry) != wanted)
+            entry = HeNEXT(entry);
+    }
+    /* What restricted hashes have in the place of a key that may come back. */
+    return entry && HeVAL(entry) != &PL_sv_placeholder ? HeVAL(entry) : NULL;
+}
+
+static inline bool hash_true(pTHX_ HV *hash, SV *key) {
+    SV *value = hash_value(aTHX_ hash, key);
+    return value && SvTRUE(value);
+}
 
 /* lifetime.c */
 shim *shim_attach(pTHX_ HV *self, SV *handle, const aews_config *config);
