@@ -137,6 +137,30 @@ topic 'delivery when the event loop was idle' => sub {
     same(\@events, ['early', 'bird', 'finish'], 'events');
 };
 
+# A peer that sends without a pause is the same to it.
+topic 'delivery when the event loop is never idle' => sub {
+    my ($busy, $busy_peer) = socket_pair();
+    syswrite $busy_peer, 'is always readable';
+    my $turns   = 0;
+    my $watcher = AE::io $busy, 0, sub { $turns++ };
+    my ($ours, $theirs) = socket_pair();
+    syswrite $theirs, frame(payload => 'early');
+    my $connection = AnyEvent::WebSocket::Connection->new(handle => handle_on($ours));
+    my $bodies = bodies($connection);
+    # Not with run_until, whose own timers may be what a loop is idle between.
+    my ($done, $too_long) = (AE::cv);
+    my $timer = AE::timer 5, 0, sub { $too_long = 1; $done->send };
+    $connection->on(each_message => $done);
+    check(!@$bodies, 'delivered at once');
+    $done->recv;
+    check(!$too_long, "not delivered in $turns turns of the loop");
+    undef $watcher;
+    syswrite $theirs, frame(payload => 'late');
+    run_until { @$bodies == 2 } 'another message';
+    settle();
+    same($bodies, ['early', 'late'], 'messages');
+};
+
 topic 'replies from callbacks leave in order' => sub {
     my ($connection, $peer) = connection_and_peer();
     $connection->on(each_message => sub { $_[0]->send($_[1]->body x 3000) });

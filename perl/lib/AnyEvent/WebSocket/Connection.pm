@@ -188,7 +188,7 @@ programs have come to lean on; what differs on purpose is under L</COMPATIBILITY
 their connections from L<AnyEvent::WebSocket::Client> or L<AnyEvent::WebSocket::Server>.
 
 Register your callbacks as soon as you have the connection. Whatever arrives before the event loop has been
-idle once is kept until then, so that nothing is missed.
+idle once, or for a twentieth of a second where it has no time to be, is kept until then, so that nothing is missed.
 
 Keep a reference to the connection for as long as you want it. The callbacks do not keep it alive, and one
 that is let go of is closed (see L</Dropping a connection>).
@@ -469,6 +469,11 @@ A received Close frame is answered with the same code, and an empty one with an 
 =item *
 
 A peer that does not react to our Close frame is cut off after C<close_timeout>.
+
+=item *
+
+What has arrived is delivered after 50 milliseconds where the event loop is too busy to be idle before, rather than
+only once it is: otherwise one peer that sends without a pause would keep all new connections waiting.
 
 =item *
 

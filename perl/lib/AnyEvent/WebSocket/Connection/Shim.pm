@@ -25,7 +25,7 @@ sub handle_is_known {
     return $handle_is_known = $version >= 7 && $version < 8 && !@missing;
 }
 
-# Puts our code into the handle's places. Reading starts when the event loop has been idle once
+# Puts our code into the handle's places. Reading starts when the event loop has been idle once, or soon
 # (compat C13); what the handle has read already comes through on_read at once, or, where this runs
 # inside its on_read, when that has returned.
 sub install {
@@ -39,12 +39,19 @@ sub install {
     keep_idle($connection, when_idle($idle));
 }
 
-# AnyEvent emulates idle watchers where the event loop has none, but its emulation does not end when it is
-# let go of in its own callback. This is what it would do first.
+# How long a loop that is never idle keeps a new connection waiting, in seconds: one peer that keeps the program busy
+# is not to make all who come after it mute.
+my $IDLE_ENOUGH = 0.05;
+
+# The watchers for that. AnyEvent emulates idle watchers where the event loop has none, but its emulation does not end
+# when it is let go of in its own callback. What it would do first is to wait for as long as this.
 sub when_idle {
     my ($code) = @_;
+    # A loop that has been held up has an old time, by which the timer would be due at once.
+    AE::now_update;
+    my $timer    = AE::timer($IDLE_ENOUGH, 0, $code);
     my $emulated = AnyEvent::detect()->can('idle') == AnyEvent::Base->can('idle');
-    return $emulated ? AE::timer(0.05, 0, $code) : AE::idle($code);
+    return $emulated ? [$timer] : [$timer, AE::idle($code)];
 }
 
 # The following are called by the XSUBs: with the handle
@@ -138,11 +145,11 @@ sub has_tls {
 
 # and with the connection.
 
-# The event loop has been idle once. The first delivery has a turn of its own: nested event loops do not
-# work inside an idle watcher with every backend.
+# The event loop has been idle once, or is not going to be. The first delivery has a turn of its own: nested event
+# loops do not work inside an idle watcher with every backend.
 sub on_idle {
-    my ($connection, $ready, $idle) = @_;
-    stop($idle);
+    my ($connection, $ready, $watchers) = @_;
+    stop($_) for @$watchers;
     keep_idle($connection, AE::timer(0, 0, $ready));
 }
 
