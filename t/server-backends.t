@@ -8,15 +8,15 @@ use Backends qw(has_backend start_under);
 use Test2::V0;
 
 my @ALL = map { "t/$_.t" }
-    qw(server server-program server-refusing server-lifetime server-psgi server-deflate server-tls);
+    qw(server server-program server-refusing server-refusal server-lifetime server-psgi server-deflate server-tls);
 
 # Each with AnyEvent's own checks for misuse or not, and the tests. POE does not survive an
 # exception, nor an event loop inside a timer for long.
 my @MODELS = (
     [Perl    => 1, @ALL],
-    [Event   => 0, qw(t/server.t t/server-tls.t)],
-    [Glib    => 0, qw(t/server.t t/server-tls.t)],
-    [IOAsync => 0, qw(t/server.t t/server-tls.t)],
+    [Event   => 0, qw(t/server.t t/server-tls.t t/server-refusal.t)],
+    [Glib    => 0, qw(t/server.t t/server-tls.t t/server-refusal.t)],
+    [IOAsync => 0, qw(t/server.t t/server-tls.t t/server-refusal.t)],
     [POE     => 0, qw(t/server-psgi.t t/server-deflate.t)],
 );
 

@@ -142,21 +142,6 @@ subtest 'a response of another class' => sub {
     like $response, qr/ 101 Stringy/, 'or an object that is a string by overloading';
 };
 
-subtest 'a response that refuses' => sub {
-    my $refusal = "HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno";
-    my ($outcome, $client, $socket) = opening({handshake => sub { ($refusal, 'other') }});
-    like $outcome->{error}, qr/^handshake error: the response has status 403, not 101 at /, 'is an error';
-    is read_some($client, length $refusal), $refusal, 'after it was sent';
-    close $socket;
-    is read_until_eof($client), '', 'and nothing else';
-
-    my $large = "HTTP/1.1 403 Forbidden\r\n\r\n" . 'n' x 2_000_000;
-    ($outcome, $client, $socket) = opening({handshake => sub { $large }});
-    like $outcome->{error}, qr/status 403/, 'a large one, too';
-    undef $socket;
-    is length read_until_eof($client), length $large, 'which is sent to its end';
-};
-
 sub NoString::to_string { return }
 
 subtest 'responses that cannot be used' => sub {

@@ -209,8 +209,8 @@ It returns the response: that object, or one of its own with a method C<to_strin
 it is. What it returns in addition comes out of the condition variable behind the connection.
 
 To refuse the request it dies: the condition variable croaks with the same exception, and the program can answer on
-the socket. Or it returns a response string with a status other than 101: this is sent, and the condition variable
-croaks. Over TLS, that is the only way to say why.
+the socket. Or it returns a response string with a status other than 101: this is sent, and then the condition
+variable croaks. Over TLS, that is the only way to say why.
 
 The code may run the event loop. Default: every valid request is accepted.
 
@@ -259,6 +259,8 @@ header field C<Sec-WebSocket-Extensions>.
 
 Number, seconds, 0 for none. How long a client may take for TLS and its request, altogether. Default: 0. Servers that
 anybody can reach should have one.
+
+It has as long again to take a response with a status other than 101, or 30 seconds where this is 0.
 
 =head2 max_header_size
 
@@ -317,7 +319,8 @@ What the condition variable croaks with:
 The request is none, or not one that RFC 6455 allows, and the text says what is wrong with it. Some to look for:
 C<not a WebSocket request>, for instance that of a browser for a page; C<unsupported WebSocket protocol version ...>,
 to be answered with status 426 and C<Sec-WebSocket-Version: 13>; C<timeout>; C<header is larger than ...>.
-Also where the response that C<handshake> returned cannot be used, or has a status other than 101.
+Also where the response that C<handshake> returned cannot be used, or has a status other than 101; then the text also
+says if the client has not taken all of it.
 
 =item C<handshake response was undef>
 

@@ -18,12 +18,16 @@ use Scalar::Util     qw(blessed);
 
 use AnyEvent::WebSocket::Connection          ();
 use AnyEvent::WebSocket::Connection::Deflate ();
+use AnyEvent::WebSocket::Server::Refusal     ();
 use AnyEvent::WebSocket::Server::Request     ();
 use AnyEvent::WebSocket::Server::Response    ();
 
 # What a PSGI server may have read beyond the request. A client that knows RFC 6455 sends nothing before it has the
 # response.
 my $READ_AHEAD = 1 << 20;
+
+# How long a client may take for a response that refuses, in seconds, where there is no `handshake_timeout`.
+my $REFUSING = 30;
 
 # A request that is still to come.
 sub receive {
@@ -203,7 +207,7 @@ sub _establish {
     $handle->push_write($octets);
     return $self->_fail("connection error: $self->{error}") if defined $self->{error};
     # Of a response that is not HTTP nothing is known, and it is the program's.
-    return $self->_fail("handshake error: the response has status $says->{status}, not 101")
+    return $self->_refuse("handshake error: the response has status $says->{status}, not 101")
         if ($says->{status} // 101) != 101;
 
     my ($connection, $error);
@@ -230,13 +234,33 @@ sub _establish {
 
 sub _fail {
     my ($self, $error) = @_;
+    my ($condvar) = $self->_end or return;
+    $condvar->croak($error);
+    return;
+}
+
+# The same, once the response is out.
+sub _refuse {
+    my ($self, $error) = @_;
+    my $seconds = $self->{server}{handshake_timeout} || $REFUSING;
+    my ($condvar, $fh, $unsent) = $self->_end or return;
+    return $condvar->croak($error) unless length $unsent;
+    AnyEvent::WebSocket::Server::Refusal::send_rest($fh, $unsent, $seconds, sub {
+        my ($why) = @_;
+        $condvar->croak($error . (defined $why ? ", and $why" : ''));
+    });
+    return;
+}
+
+# What the callbacks hold is taken apart. Returns the condition variable, if it has not been told yet; the socket, and
+# what is unsent, if there was a handle.
+sub _end {
+    my ($self) = @_;
     my $condvar = delete $self->{condvar} or return;
     my $handle  = delete $self->{handle};
     my $has_tls = $self->{tls} && ($self->{is_answering} || length $self->{head});
     %$self = ();
-    _let_go($handle, $has_tls) if $handle;
-    $condvar->croak($error);
-    return;
+    return ($condvar, $handle ? _let_go($handle, $has_tls) : ());
 }
 
 # The descriptor stays open for as long as the program holds it, with nothing of ours on it.
@@ -245,7 +269,10 @@ sub _let_go {
     $handle->on_read(undef);
     # Only the end of TLS can be told. Before it has begun, OpenSSL would leave an error behind for others to find.
     $handle->stoptls if $has_tls;
+    # With these, the handle would go on by itself.
+    my ($fh, $unsent) = delete @$handle{qw(fh wbuf)};
     $handle->destroy;
+    return ($fh, $unsent // '');
 }
 
 1;
