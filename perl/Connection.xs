@@ -538,12 +538,12 @@ refusal(SV *agreed, SV *options, int role)
   OUTPUT:
     RETVAL
 
-MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Client::Response
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::HTTP
 
 # The head of an HTTP response as a hash: status, reason, length, and headers, a list of names in lower case and
 # values. Undef where it is not there in full; a text where it is none.
 SV *
-parse(SV *octets)
+parse_response(SV *octets)
   PREINIT:
     aews_response response;
     const char *data;

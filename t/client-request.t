@@ -169,7 +169,8 @@ subtest 'line ends in headers do not make headers' => sub {
     my @subprotocols = ('a');
     my $client = $CLIENT->new(http_headers => \@headers, subprotocol => \@subprotocols);
     push @headers, "Y: z\r\nEvil" => 1;
-    is error_of($client->connect($server->{uri})), q{handshake error: http_headers: 'Y: z' is not a header name},
+    is error_of($client->connect($server->{uri})),
+        q{handshake error: http_headers: 'Y: z\x0D\x0AEvil' is not a header name},
         'a name is checked when it is sent';
     splice @headers, 2;
     $headers[1] = "a\0";
@@ -178,7 +179,8 @@ subtest 'line ends in headers do not make headers' => sub {
         'so is a value';
     $headers[1] = 'y';
     $subprotocols[0] = "a\r\nEvil: yes";
-    is error_of($client->connect($server->{uri})), q{handshake error: subprotocol: 'a' is not a name},
+    is error_of($client->connect($server->{uri})),
+        q{handshake error: subprotocol: 'a\x0D\x0AEvil: yes' is not a name},
         'so is a subprotocol';
 };
 

@@ -26,13 +26,13 @@ my %REFUSED = (
     'no target' => [[line => 'GET  HTTP/1.1'], "the request line is malformed: 'GET  HTTP/1.1'"],
     'a space in the target' => [[line => 'GET /a b HTTP/1.1'], "the request line is malformed: 'GET /a b HTTP/1.1'"],
     'control characters in the target' =>
-        [[line => "GET /\e[2J\x00 HTTP/1.1"], q(the request line is malformed: 'GET /\\x1b[2J\\x00 HTTP/1.1')],
+        [[line => "GET /\e[2J\x00 HTTP/1.1"], q(the request line is malformed: 'GET /\\x1B[2J\\x00 HTTP/1.1')],
     'an empty request line' => [[line => ''], "the request line is malformed: ''"],
     'garbage' => [
         [line => "\x16\x03\x01\x02\x00\x01"],
         q(the request line is malformed: '\\x16\\x03\\x01\\x02\\x00\\x01')
     ],
-    'a long line is shortened' => [[line => 'x' x 100], "the request line is malformed: '" . 'x' x 57 . "...'"],
+    'a long line is shortened' => [[line => 'x' x 100], "the request line is malformed: '" . 'x' x 77 . "...'"],
 
     'a plain HTTP request' => [
         [Upgrade => undef, Connection => 'keep-alive'],

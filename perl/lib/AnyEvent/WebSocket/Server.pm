@@ -12,6 +12,7 @@ use Scalar::Util ();
 
 use AnyEvent::WebSocket::Connection          ();
 use AnyEvent::WebSocket::Connection::Deflate ();
+use AnyEvent::WebSocket::Connection::HTTP    ();
 use AnyEvent::WebSocket::Server::Opening     ();
 
 # They check their arguments for us.
@@ -72,7 +73,7 @@ sub _subprotocols {
     Carp::croak('subprotocols must be an array reference') unless (Scalar::Util::reftype($names) // '') eq 'ARRAY';
     for my $name (@$names) {
         Carp::croak('subprotocols: ' . (defined $name ? "'$name'" : 'undef') . ' is not a token of HTTP')
-            unless defined $name && $name =~ /^[!#\$%&'*+\-.^_`|~0-9A-Za-z]+\z/;
+            unless defined $name && $name =~ /\A$AnyEvent::WebSocket::Connection::HTTP::TOKEN\z/;
     }
     return [@$names];
 }

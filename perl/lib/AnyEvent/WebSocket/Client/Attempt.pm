@@ -19,6 +19,7 @@ use AnyEvent::WebSocket::Client::Response    ();
 use AnyEvent::WebSocket::Client::Target      ();
 use AnyEvent::WebSocket::Connection          ();
 use AnyEvent::WebSocket::Connection::Deflate ();
+use AnyEvent::WebSocket::Connection::HTTP    ();
 
 # Not told to another server than the one they were meant for.
 my %SECRET = map { $_ => 1 } qw(authorization cookie proxy-authorization);
@@ -240,7 +241,7 @@ sub _redirect {
     my ($target, $error);
     $self->_try('handshake error: redirect', sub { ($target, $error) = $from->redirect($location) }) or return;
     return $self->_fail('handshake error: the redirect to '
-            . AnyEvent::WebSocket::Client::Response::printable($location) . " is not followed: $error")
+            . AnyEvent::WebSocket::Connection::HTTP::printable($location) . " is not followed: $error")
         unless $target;
 
     my @headers = @{ $self->{headers} };

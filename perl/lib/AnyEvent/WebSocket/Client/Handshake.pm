@@ -16,6 +16,7 @@ use Protocol::WebSocket::Response          ();
 
 use AnyEvent::WebSocket::Client::Response     ();
 use AnyEvent::WebSocket::Connection::Deflate ();
+use AnyEvent::WebSocket::Connection::HTTP    ();
 
 # The versions Protocol::WebSocket knows; those whose answer proves that the server has understood the request
 # in the way of RFC 6455 are true.
@@ -128,8 +129,8 @@ sub header_lines {
     while (my ($name, $value) = splice @list, 0, 2) {
         $name = '' unless defined $name;
         $value = defined $value ? "$value" : '';
-        die "http_headers: '" . AnyEvent::WebSocket::Client::Response::printable($name) . "' is not a header name\n"
-            unless $name =~ /\A[!#\$%&'*+.^_`|~0-9A-Za-z-]+\z/;
+        die "http_headers: '" . AnyEvent::WebSocket::Connection::HTTP::printable($name) . "' is not a header name\n"
+            unless $name =~ /\A$AnyEvent::WebSocket::Connection::HTTP::TOKEN\z/;
         $value =~ s/[\r\n]//g;
         die "http_headers: the value of $name has a control character\n" if $value =~ /[\x00-\x08\x0B-\x1F\x7F]/;
         utf8::encode($value) unless utf8::downgrade($value, 1);
@@ -143,7 +144,7 @@ sub header_lines {
 sub subprotocols {
     my %seen;
     for my $name (@_) {
-        die "subprotocol: '" . AnyEvent::WebSocket::Client::Response::printable($name // '') . "' is not a name\n"
+        die "subprotocol: '" . AnyEvent::WebSocket::Connection::HTTP::printable($name // '') . "' is not a name\n"
             unless defined $name && $name =~ /\A[\x21-\x2B\x2D-\x7E]+\z/;
     }
     return grep { !$seen{$_}++ } @_;
@@ -167,7 +168,7 @@ sub _judge {
         extensions => $value{'sec-websocket-extensions'} });
 }
 
-sub _shown { my ($value) = @_; return AnyEvent::WebSocket::Client::Response::printable($value) }
+sub _shown { my ($value) = @_; return AnyEvent::WebSocket::Connection::HTTP::printable($value) }
 
 # Protocol::WebSocket's own way with its old versions.
 sub _receive_old {

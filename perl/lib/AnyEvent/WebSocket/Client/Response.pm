@@ -1,15 +1,15 @@
 package AnyEvent::WebSocket::Client::Response;
 
 # Collects the head of an HTTP response as its bytes arrive: a server's answer to the handshake, or a
-# proxy's to CONNECT. Each byte is looked at a bounded number of times, however slowly they come; `parse`,
-# which is an XSUB, sees each head once, as a whole. It is private to AnyEvent::WebSocket::Client.
+# proxy's to CONNECT. Each byte is looked at a bounded number of times, however slowly they come; the
+# parser sees each head once, as a whole. It is private to AnyEvent::WebSocket::Client.
 
 use strict;
 use warnings;
 
 our $VERSION = '1.000';
 
-use AnyEvent::WebSocket::Connection ();
+use AnyEvent::WebSocket::Connection::HTTP ();
 
 my $START = 'HTTP/1.';
 
@@ -41,7 +41,7 @@ sub add {
         my %response = (line => $self->{line}, status => $self->{status});
         return \%response unless $end;
         $response{head} = substr $self->{buffer}, 0, $end, '';
-        my $parsed = parse($response{head});
+        my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($response{head});
         return { error => 'Not a valid response: ' . ($parsed // 'incomplete') } unless ref $parsed;
         if (_is_interim($self->{status})) {
             $self->{skipped} += $end;
@@ -77,13 +77,13 @@ sub _find_line {
     # HTTP/1.0 has neither interim responses nor upgrades.
     ($self->{status}) = $line =~ m{\AHTTP/1\.(?|1 ([1-9][0-9]{2})|0 ([2-9][0-9]{2}))(?: |\z)}
         or return $self->_not_http($line);
-    $self->{line} = printable($line);
+    $self->{line} = AnyEvent::WebSocket::Connection::HTTP::printable($line);
     return 1;
 }
 
 sub _not_http {
     my ($self, $line) = @_;
-    $self->{error} = wrong_line(printable($line));
+    $self->{error} = wrong_line(AnyEvent::WebSocket::Connection::HTTP::printable($line));
     return;
 }
 
@@ -96,15 +96,6 @@ sub _find_end {
     my $tail = length($self->{buffer}) - 2;
     $self->{searched} = $tail if $tail > $self->{searched};
     return;
-}
-
-# For a text that goes to a terminal or a log.
-sub printable {
-    my ($line) = @_;
-    $line =~ s/\r?\n.*//s;
-    substr $line, 77, length $line, '...' if length $line > 80;
-    $line =~ s/([^\x20-\x7E])/sprintf '\\x%02X', ord $1/ge;
-    return $line;
 }
 
 # As Protocol::WebSocket words it; programs look for that.

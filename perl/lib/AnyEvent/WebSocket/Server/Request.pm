@@ -12,18 +12,14 @@ our $VERSION = '1.000';
 use Protocol::WebSocket::Handshake::Server ();
 use Protocol::WebSocket::Request           ();
 
-my $TOKEN = qr/[!#\$%&'*+\-.^_`|~0-9A-Za-z]+/;
+use AnyEvent::WebSocket::Connection::HTTP ();
+
+my $TOKEN = $AnyEvent::WebSocket::Connection::HTTP::TOKEN;
 
 # What Protocol::WebSocket calls the only version there is since RFC 6455.
 my $VERSION_13 = 'draft-ietf-hybi-17';
 
-# Peers' bytes in an error's text: they may go to a log or a terminal.
-sub _shown {
-    my ($bytes) = @_;
-    my $shown = length $bytes > 60 ? substr($bytes, 0, 57) . '...' : $bytes;
-    $shown =~ s/([^\x20-\x7e])/sprintf '\\x%02x', ord $1/ge;
-    return "'$shown'";
-}
+sub _shown { my ($bytes) = @_; return "'" . AnyEvent::WebSocket::Connection::HTTP::printable($bytes) . "'" }
 
 # Each of these returns a request, or undef and what is wrong.
 

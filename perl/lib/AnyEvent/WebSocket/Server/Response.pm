@@ -10,8 +10,8 @@ our $VERSION = '1.000';
 
 use parent 'Protocol::WebSocket::Response';
 
-use AnyEvent::WebSocket::Connection ();
-use Carp                            ();
+use AnyEvent::WebSocket::Connection::HTTP ();
+use Carp                                  ();
 
 our @CARP_NOT = ('Protocol::WebSocket::Response');
 
@@ -42,7 +42,7 @@ sub to_string {
 # extensions; an empty one where it is not HTTP.
 sub read_back {
     my ($octets) = @_;
-    my $parsed = AnyEvent::WebSocket::Client::Response::parse($octets);
+    my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($octets);
     return {} unless ref $parsed;
     my %fields;
     my @headers = @{ $parsed->{headers} };
