@@ -114,11 +114,6 @@ subtest 'a response string goes out as it is' => sub {
     utf8::upgrade($wide);
     ($connection, $client, $response) = established({handshake => sub { $wide }});
     is $response, $string, 'whatever perl holds it as';
-
-    my ($condvar, $raw) = start({handshake => sub { 'whatever' }});
-    syswrite $raw, request();
-    ok outcome($condvar)->{connection}, 'what is no HTTP at all is the program\'s affair';
-    is read_some($raw, 8), 'whatever', 'and is sent';
 };
 
 subtest 'a response of another class' => sub {
@@ -156,6 +151,17 @@ subtest 'responses that cannot be used' => sub {
             qr/^handshake error: there is a control character in Sec-WebSocket-Protocol of the response/],
         'a break in a cookie' => [sub { $_[1]->cookie(name => 'a', value => "b\r\nX: y"); $_[1] },
             qr/^handshake error: there is a control character in Set-Cookie of the response/],
+        # None of these is taken for a 101.
+        'no empty line' => [sub { "HTTP/1.1 403 Forbidden\r\n" },
+            qr/^handshake error: the response is malformed: there is no empty line behind its header at /],
+        'nothing' => [sub { '' }, qr/^handshake error: the response is malformed: there is no empty line/],
+        'no HTTP' => [sub { "no entry\r\n\r\n" }, qr/^handshake error: the response is malformed: an invalid /],
+        'another HTTP' => [sub { "HTTP/2 403 Forbidden\r\n\r\n" },
+            qr/^handshake error: the response is malformed: an invalid HTTP version/],
+        'a line that is no header field' => [sub { "HTTP/1.1 403 Forbidden\r\nX\r\n\r\n" },
+            qr/^handshake error: the response is malformed: an invalid header name/],
+        'too many header fields' => [sub { "HTTP/1.1 403 Forbidden\r\n" . "X: y\r\n" x 200 . "\r\n" },
+            qr/^handshake error: the response is malformed: too many headers/],
         'a break in the extensions' => [sub { $_[1]->extensions("a\nb"); $_[1] },
             qr/^handshake error: there is a control character in Sec-WebSocket-Extensions of the response/],
     );

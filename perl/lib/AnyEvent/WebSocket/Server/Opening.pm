@@ -192,10 +192,12 @@ sub _ask_program {
 sub _establish {
     my ($self, $octets, @other) = @_;
     my $handle = $self->{handle};
-    my $says   = AnyEvent::WebSocket::Server::Response::read_back($octets);
     my $server = $self->{server};
 
     return $self->_fail("connection error: $self->{error}") if defined $self->{error};
+    my ($says, $malformed) = AnyEvent::WebSocket::Server::Response::read_back($octets);
+    # It may be meant to refuse.
+    return $self->_fail("handshake error: the response is malformed: $malformed") unless $says;
     my $extensions = $server->{deflate} ? $says->{extensions} : undef;
     if (defined $extensions) {
         my $refusal = AnyEvent::WebSocket::Connection::Deflate::refusal($extensions, $server->{deflate}, 2);
@@ -206,9 +208,8 @@ sub _establish {
     return $self->_fail('connection error: the program has closed the socket') unless defined fileno $handle->{fh};
     $handle->push_write($octets);
     return $self->_fail("connection error: $self->{error}") if defined $self->{error};
-    # Of a response that is not HTTP nothing is known, and it is the program's.
     return $self->_refuse("handshake error: the response has status $says->{status}, not 101")
-        if ($says->{status} // 101) != 101;
+        if $says->{status} != 101;
 
     my ($connection, $error);
     {

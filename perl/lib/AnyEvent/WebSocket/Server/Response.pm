@@ -39,11 +39,11 @@ sub to_string {
 }
 
 # What a response that goes to the client says, whoever has written it: a hash of status, subprotocol and
-# extensions; an empty one where it is not HTTP.
+# extensions; or undef and what is wrong with it.
 sub read_back {
     my ($octets) = @_;
     my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($octets);
-    return {} unless ref $parsed;
+    return (undef, $parsed // 'there is no empty line behind its header') unless ref $parsed;
     my %fields;
     my @headers = @{ $parsed->{headers} };
     while (my ($name, $value) = splice @headers, 0, 2) {
