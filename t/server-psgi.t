@@ -102,6 +102,8 @@ subtest 'errors' => sub {
         'a bad key'       => [[HTTP_SEC_WEBSOCKET_KEY => 'x'], 'Sec-WebSocket-Key is not 16 bytes'],
         'no Host'         => [[HTTP_HOST => undef], 'there is no Host field'],
         'a body'          => [[CONTENT_LENGTH => 3], 'the request has a body'],
+        'NUL at the end'  => [[HTTP_ORIGIN => "https://page.example\0"],
+            "there is a control character in the header field 'origin'"],
         'a break in the subprotocol' =>
             [[HTTP_SEC_WEBSOCKET_PROTOCOL => "a\nX: y"],
             "there is a control character in the header field 'sec-websocket-protocol'"],

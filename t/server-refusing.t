@@ -96,6 +96,12 @@ my %REFUSED = (
     'a field without a name' => [['' => '1'], q(a header field is malformed: ': 1')],
     'a name that is no token' => [['X(A)' => '1'], q(a header field is malformed: 'X(A): 1')],
     'NUL in a field' => [['X-A' => "1\x002"], q(there is a control character in the header field 'x-a')],
+    # Which some take for white space, or for the end of a string.
+    (map {
+        my ($byte, $field) = @$_;
+        my $name = sprintf 'byte %02x at the end of %s', ord $byte, $field;
+        ($name => [[$field => "server.example$byte"], "there is a control character in the header field '\L$field'"])
+    } map { my $byte = $_; map { [$byte, $_] } qw(Host Origin Upgrade X-A) } "\0", "\x0b", "\f", "\r", "\0 \t"),
     'CR in a field'  => [['X-A' => "1\rX-B: 2"], q(there is a control character in the header field 'x-a')],
     'CR in the subprotocol' => [
         ['Sec-WebSocket-Protocol' => "a\rSet-Cookie: x=y"],
@@ -265,6 +271,8 @@ subtest 'large hostile headers take no long time' => sub {
     my $size = 1 << 20;
     my %hostile = (
         'spaces in a value'  => ['X-A' => 'a' . ' ' x $size . 'b'],
+        'spaces at the end'  => ['X-A' => 'a' . " \t" x ($size / 2)],
+        'spaces in a list'   => [Connection => 'Upgrade' . ' ' x $size . ', x'],
         'tabs in a value'    => ['X-A' => "a\t " x ($size / 3) . 'b'],
         'spaces in a cookie' => [Cookie => '"' . ' ' x $size . '"'],
         'tabs in a cookie'   => [Cookie => '"' . " \t" x ($size / 2) . '"'],

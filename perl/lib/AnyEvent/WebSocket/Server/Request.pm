@@ -21,6 +21,16 @@ my $VERSION_13 = 'draft-ietf-hybi-17';
 
 sub _shown { my ($bytes) = @_; return "'" . AnyEvent::WebSocket::Connection::HTTP::printable($bytes) . "'" }
 
+# Without the white space at its end that is none of a value's: just these two (RFC 7230 section 3.2.3). Not by a
+# pattern for it, which would take quadratic time for a value full of spaces.
+sub _trimmed {
+    my ($value) = @_;
+    return $value unless $value =~ /[ \t]\z/;
+    my $reversed = reverse $value;
+    $reversed =~ s/\A[ \t]+//;
+    return scalar reverse $reversed;
+}
+
 # Each of these returns a request, or undef and what is wrong.
 
 sub from_head {
@@ -33,8 +43,7 @@ sub from_head {
         # No space before the colon, and no folded lines: RFC 7230 section 3.2.4.
         my ($name, $value) = $line =~ /^($TOKEN):[ \t]*(.*)\z/s
             or return (undef, 'a header field is malformed: ' . _shown($line));
-        # Not by a pattern, which would take quadratic time for a value full of spaces.
-        push @{ $fields{ lc $name } }, unpack 'A*', $value;
+        push @{ $fields{ lc $name } }, _trimmed($value);
     }
     my $several = _several(\%fields);
     return (undef, $several) if defined $several;
@@ -49,7 +58,7 @@ sub from_psgi {
     for my $key (keys %$env) {
         my ($name) = $key =~ /^HTTP_(.+)\z/ or next;
         $name =~ tr/_/-/;
-        $fields{ lc $name } = unpack 'A*', $env->{$key} if defined $env->{$key};
+        $fields{ lc $name } = _trimmed($env->{$key}) if defined $env->{$key};
     }
     $fields{'content-length'} = $env->{CONTENT_LENGTH} if $env->{CONTENT_LENGTH};
     return {
@@ -74,7 +83,7 @@ sub _several {
 # The elements of a field that is a list.
 sub list {
     my ($value) = @_;
-    return grep { length } map { /^[ \t]*(.*)\z/s; unpack 'A*', $1 } split /,/, $value // '';
+    return grep { length } map { /^[ \t]*(.*)\z/s; _trimmed($1) } split /,/, $value // '';
 }
 
 sub _has_token {
