@@ -72,6 +72,21 @@ subtest 'the program sees the request' => sub {
     isa_ok $condvar, 'AnyEvent::CondVar';
 };
 
+subtest 'what Protocol::WebSocket would see otherwise' => sub {
+    my $req;
+    my ($condvar) = start_psgi(
+        {handshake => sub { $req = $_[0]; $_[1] }},
+        psgi_env(
+            HTTP_ORIGIN => 'https://page.example', HTTP_SEC_WEBSOCKET_ORIGIN => 'https://other.example',
+            HTTP_COOKIE => 'a="x  y"',
+        )
+    );
+    $condvar->recv;
+    is $req->origin, 'https://page.example', 'the origin is that of the field Origin';
+    is $req->field('Sec-WebSocket-Origin'), 'https://other.example', 'though the program can see the other';
+    is $req->field('Cookie'), 'a="x  y"', 'cookies are as they came';
+};
+
 subtest 'environments that are not complete' => sub {
     for my $leave_out (qw(REQUEST_METHOD SERVER_PROTOCOL SCRIPT_NAME PATH_INFO QUERY_STRING REQUEST_URI)) {
         my $connection;

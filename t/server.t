@@ -104,6 +104,23 @@ subtest 'the program sees the request' => sub {
     ok !defined $res->subprotocol, 'the response has no subprotocol of its own';
 };
 
+subtest 'what Protocol::WebSocket would see otherwise' => sub {
+    my $req;
+    my $asked = sub {
+        undef $req;
+        established({handshake => sub { $req = $_[0]; $_[1] }}, request(@_));
+        return $req;
+    };
+    my @origins = (Origin => 'http://page.example', 'Sec-WebSocket-Origin' => 'https://other.example');
+    is $asked->(@origins)->origin, 'http://page.example', 'the origin is that of the field Origin (RFC 6455 section 4.1)';
+    ok !$req->secure, 'and all that follows from it';
+    is $req->field('Sec-WebSocket-Origin'), 'https://other.example', 'though the program can see the other';
+    is $asked->(@origins[2, 3])->origin, undef, 'also where there is no Origin';
+
+    is $asked->(Cookie => "a=\"x  \t y\"; b=2")->field('Cookie'), "a=\"x  \t y\"; b=2", 'cookies are as they came';
+    is $req->cookies->pairs, [['a', 'x y'], ['b', '2']], 'but for runs of white space where they are taken apart';
+};
+
 subtest 'the target may be a whole URI (RFC 6455 section 4.2.1)' => sub {
     for (
         ['http://h/a/b?c' => '/a/b?c'], ['HTTPS://h:81/' => '/'], ['http://h' => '/'], ['https://h?q' => '/?q'],

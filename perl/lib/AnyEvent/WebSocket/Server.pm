@@ -197,7 +197,8 @@ Code that is called for each valid request before it is answered, with
 =item *
 
 a L<Protocol::WebSocket::Request>, for its C<resource_name>, C<host>, C<origin>, C<subprotocol>, C<cookies> and
-C<< field($name) >>; where a client has sent a field more than once, its values are joined by commas;
+C<< field($name) >>; where a client has sent a field more than once, its values are joined by commas. In C<cookies>,
+but not in C<field('Cookie')>, each run of white space is one space;
 
 =item *
 
@@ -379,6 +380,10 @@ A response with line breaks inside of its header fields is an error.
 
 Certificates are read by C<new>, and when they have changed, rather than for every connection. C<new> dies where they
 cannot be.
+
+=item *
+
+C<origin> of the request is what the field C<Origin> says, whether or not there is a C<Sec-WebSocket-Origin>.
 
 =item *
 

@@ -152,6 +152,18 @@ sub _body_refusal {
     return undef;
 }
 
+# Protocol::WebSocket wants the Upgrade field to be just this. It takes the origin from a field of an earlier version
+# of the protocol first. Its pattern for cookies takes quadratic time for runs of white space.
+my @TIDIED = qw(upgrade sec-websocket-origin cookie);
+
+sub _for_protocol_websocket {
+    my ($fields) = @_;
+    my %fields = (%$fields, upgrade => 'websocket');
+    delete $fields{'sec-websocket-origin'};
+    $fields{cookie} =~ tr/\t /  /s if defined $fields{cookie};
+    return \%fields;
+}
+
 # The handshake object for a request that is not refused, with this response; or undef and what is wrong.
 sub handshake {
     my ($request, $response) = @_;
@@ -175,17 +187,10 @@ sub handshake {
     return (undef, $handshake->error || 'Not a valid request') if $handshake->error || !$handshake->is_done;
     return (undef, 'unsupported WebSocket protocol version ' . $handshake->version)
         if $handshake->version ne $VERSION_13;
-    $handshake->req->fields->{upgrade} = $request->{fields}{upgrade};
+    for my $name (@TIDIED) {
+        $handshake->req->fields->{$name} = $request->{fields}{$name} if exists $request->{fields}{$name};
+    }
     return $handshake;
-}
-
-# Protocol::WebSocket wants the Upgrade field to be just this. Its pattern for cookies takes quadratic time for
-# runs of white space.
-sub _for_protocol_websocket {
-    my ($fields) = @_;
-    my %fields = (%$fields, upgrade => 'websocket');
-    $fields{cookie} =~ tr/\t /  /s if defined $fields{cookie};
-    return \%fields;
 }
 
 sub _text {
