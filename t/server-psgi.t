@@ -7,6 +7,7 @@ use lib 't/lib';
 use AnyEvent;
 use AnyEvent::Socket qw(tcp_connect);
 use AnyEvent::WebSocket::Server;
+use Ending qw(is_open);
 use Opening qw(:all);
 use Peer qw(frame read_frames read_until_eof run_until settle socket_pair history finished);
 use Test2::V0;
@@ -101,6 +102,14 @@ subtest 'errors' => sub {
     my $server = AnyEvent::WebSocket::Server->new;
     like $error->($server->establish_psgi), qr/^psgi_env parameter is mandatory at /, 'no environment';
     like $error->($server->establish_psgi(undef, \*STDIN)), qr/^psgi_env parameter is mandatory at /, 'undef';
+    for my $wrong ('string', [], \*STDIN, sub { }) {
+        my ($socket) = socket_pair();
+        my $number = fileno $socket;
+        like $error->($server->establish_psgi($wrong, $socket)), qr/^psgi_env must be a hash reference at /, "$wrong";
+        undef $socket;
+        ok !is_open($number), 'with nothing left open';
+        like $error->($server->establish_psgi($wrong)), qr/^psgi_env must be a hash reference at /, 'or without a socket';
+    }
     like $error->($server->establish_psgi(psgi_env())), qr/^No connection file handle provided.*psgix\.io/, 'no socket';
     like $error->($server->establish_psgi(psgi_env('psgix.io' => 'no handle'))),
         qr/^connection error: this is not an open file handle/, 'something else for a socket';

@@ -93,11 +93,13 @@ sub establish {
 sub establish_psgi {
     my ($self, $env, $fh) = @_;
     my $condvar = AE::cv;
-    $fh = $env->{'psgix.io'} if !defined $fh && defined $env;
     if (!defined $env) {
         $condvar->croak('psgi_env parameter is mandatory');
     }
-    elsif (!defined $fh) {
+    elsif ((Scalar::Util::reftype($env) // '') ne 'HASH') {
+        $condvar->croak('psgi_env must be a hash reference');
+    }
+    elsif (!defined($fh //= $env->{'psgix.io'})) {
         $condvar->croak('No connection file handle provided: the PSGI server has no psgix.io in the environment');
     }
     else {
@@ -333,9 +335,9 @@ C<handshake> returned nothing.
 The socket, or TLS, has failed; C<Unexpected end-of-file> where the client has gone before it had sent a request.
 
 =item C<fh parameter is mandatory for establish() method>, C<psgi_env parameter is mandatory>,
-C<No connection file handle provided...>
+C<psgi_env must be a hash reference>, C<No connection file handle provided...>
 
-There is an argument missing, or C<psgix.io>.
+There is an argument missing, or it cannot be one; or C<psgix.io> is missing.
 
 =item the exception of C<handshake> or C<validator>
 
