@@ -219,6 +219,7 @@ subtest 'missing and unfit sockets' => sub {
     $ok->('connection error: this is not an open file handle', $memory);
     socket my $datagram, Socket::AF_UNIX(), Socket::SOCK_DGRAM(), 0 or die $!;
     like $establish->($datagram), qr/^connection error: .*only stream sockets/, 'a datagram socket';
+    unlike $establish->($datagram), qr/ at .* at /, 'with the line of the program, and no other';
 };
 
 sub limited {

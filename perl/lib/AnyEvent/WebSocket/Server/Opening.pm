@@ -85,7 +85,7 @@ sub _open {
         };
         $error = $@;
     }
-    return $self->_fail("connection error: $error") unless $handle;
+    return $self->_fail('connection error: ' . _reason($error)) unless $handle;
     $self->{handle} = $handle;
     return 1;
 }
@@ -142,7 +142,7 @@ sub _answer {
     $error //= AnyEvent::WebSocket::Server::Request::refusal($request);
     ($handshake, $error) = AnyEvent::WebSocket::Server::Request::handshake($request, $response)
         unless defined $error;
-    return $self->_fail("handshake error: $error") if defined $error;
+    return $self->_fail('handshake error: ' . _reason($error)) if defined $error;
 
     my $server = $self->{server};
     my $fields = $request->{fields};
@@ -183,7 +183,7 @@ sub _ask_program {
     my $octets = eval {
         blessed($response) && $response->can('to_string') ? $response->to_string : "$response";
     };
-    return 'handshake error: ' . ($@ || 'the response object has no string') unless defined $octets;
+    return 'handshake error: ' . (_reason($@) || 'the response object has no string') unless defined $octets;
     return 'handshake error: there are characters in the response that are not bytes'
         unless utf8::downgrade($octets, 1);
     return (undef, $octets, @results);
@@ -225,12 +225,20 @@ sub _establish {
         };
         $error = $@;
     }
-    return $self->_fail("handshake error: $error") unless $connection;
+    return $self->_fail('handshake error: ' . _reason($error)) unless $connection;
     my $condvar = delete $self->{condvar};
     # Nothing but the connection is to hold the handle: it looks whether it is the last when it is dropped.
     %$self = ();
     undef $handle;
     $condvar->send($connection, @other);
+}
+
+# What an exception says, without the line of ours: the program's is told when it looks.
+sub _reason {
+    my ($exception) = @_;
+    my $reason = eval { "$exception" } // 'an exception that cannot be shown';
+    $reason =~ s{ at \S+/WebSocket/\S+\.pm line \d+(?:, <[^>]*> \w+ \d+)?\.\n\z}{};
+    return $reason;
 }
 
 sub _fail {
