@@ -300,6 +300,47 @@ subtest 'extensions' => sub {
     is error_with({ $name => 'x-webkit' }, @by_header), $refused . 'extension x-webkit was not offered',
         'another cannot be made use of';
     is connection_with({}, @by_header)->extensions // '', '', 'the server may decline';
+
+    # Each is what a header offers, an answer, and how it does not fit; or the options of the connection.
+    my %wide = (
+        server_no_context_takeover => 0,  client_no_context_takeover => 0,
+        server_max_window_bits     => 15, client_max_window_bits     => 15,
+    );
+    my $it = 'permessage-deflate';
+    for (
+        [$it, "$it; client_max_window_bits=10", "parameter client_max_window_bits of $it was not offered"],
+        [$it, "$it; server_max_window_bits=10; client_no_context_takeover", {%wide}],
+        ["$it; client_max_window_bits", "$it; client_max_window_bits=10", {%wide}],
+        ["$it;client_max_window_bits=\"10\"", $it, {%wide, client_max_window_bits => 10}],
+        ["$it; server_max_window_bits=10", "$it; server_max_window_bits=11",
+            "server_max_window_bits of $it is 11, more than the 10 offered"],
+        ["$it; server_no_context_takeover", $it,
+            "parameter server_no_context_takeover of $it was offered, but is missing in the response"],
+        ["$it; client_no_context_takeover; server_max_window_bits=9", "$it; server_max_window_bits=8",
+            {%wide, client_no_context_takeover => 1, server_max_window_bits => 9}],
+        ["$it; server_max_window_bits=10, x, $it; client_max_window_bits", "$it; client_max_window_bits=9", {%wide}],
+        ["$it; client_max_window_bits, $it; server_max_window_bits=10",
+            "$it; client_max_window_bits=9; server_max_window_bits=10", {%wide}],
+        ["$it; x=\"$it, $it\"", $it, "extension $it was not offered"],
+        ["$it; server_max_window_bits=16", $it, "extension $it was not offered"],
+        )
+    {
+        my ($offered, $answered, $comes) = @$_;
+        my @headers = (http_headers => { $name => $offered });
+        if (ref $comes) {
+            my $connection = connection_with({ $name => $answered }, @headers);
+            is $connection->{permessage_deflate}, $comes, "$offered, then $answered";
+        }
+        else {
+            is error_with({ $name => $answered }, @headers), $refused . $comes, "$offered, then $answered";
+        }
+    }
+    my @both = (http_headers => { $name => "$it; server_max_window_bits=9" }, permessage_deflate => { level => 1 });
+    is connection_with({ $name => $it }, @both)->{permessage_deflate}, { level => 1 },
+        'an answer to the client\'s own offer';
+    is connection_with({ $name => "$it; server_max_window_bits=9" },
+        @both, permessage_deflate => { server_no_context_takeover => 1, level => 1 })->{permessage_deflate},
+        { %wide, server_max_window_bits => 9, level => 1 }, 'and to that of the header';
     is error_with({ $name => 'permessage-deflate' }, http_headers => { $name => 'x-permessage-deflate' }),
         $refused . 'extension permessage-deflate was not offered', 'the name has to be that';
 };

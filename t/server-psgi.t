@@ -108,7 +108,8 @@ subtest 'errors' => sub {
         like $error->($server->establish_psgi($wrong, $socket)), qr/^psgi_env must be a hash reference at /, "$wrong";
         undef $socket;
         ok !is_open($number), 'with nothing left open';
-        like $error->($server->establish_psgi($wrong)), qr/^psgi_env must be a hash reference at /, 'or without a socket';
+        like $error->($server->establish_psgi($wrong)), qr/^psgi_env must be a hash reference at /,
+            'or without a socket';
     }
     like $error->($server->establish_psgi(psgi_env())), qr/^No connection file handle provided.*psgix\.io/, 'no socket';
     like $error->($server->establish_psgi(psgi_env('psgix.io' => 'no handle'))),

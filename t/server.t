@@ -112,7 +112,7 @@ subtest 'what Protocol::WebSocket would see otherwise' => sub {
         return $req;
     };
     my @origins = (Origin => 'http://page.example', 'Sec-WebSocket-Origin' => 'https://other.example');
-    is $asked->(@origins)->origin, 'http://page.example', 'the origin is that of the field Origin (RFC 6455 section 4.1)';
+    is $asked->(@origins)->origin, 'http://page.example', 'the origin is that of the field Origin';
     ok !$req->secure, 'and all that follows from it';
     is $req->field('Sec-WebSocket-Origin'), 'https://other.example', 'though the program can see the other';
     is $asked->(@origins[2, 3])->origin, undef, 'also where there is no Origin';

@@ -279,7 +279,7 @@ Number, seconds, default 0 (never). After how long without use the compressor's 
 =back
 
 A C<Sec-WebSocket-Extensions> header among C<http_headers> is sent as it is. Where it offers
-C<permessage-deflate> and the server agrees, that is made use of. Other extensions cannot be.
+C<permessage-deflate> and the server agrees to what it says, that is made use of. Other extensions cannot be.
 
 =head2 env_proxy
 
@@ -392,6 +392,11 @@ the client's own, rather than being added to them.
 =item *
 
 With C<ssl_no_verify>, too, the server is told which host is wanted (Server Name Indication).
+
+=item *
+
+The class is not made with Moo. A derived class can be, and may redeclare attributes, but not extend them with
+C<has '+name'>.
 
 =item *
 

@@ -210,7 +210,9 @@ sub _succeed {
 sub _hand_over {
     my ($self, $result) = @_;
     return unless $self->{done};
-    my $client = $self->{client};
+    my $client  = $self->{client};
+    my $deflate = $client->permessage_deflate;
+    $deflate = { ref $deflate ? %$deflate : (), %{ $result->{offer} } } if $result->{offer};
     my %option = (
         handle             => delete $self->{handle},
         masked             => 1,
@@ -222,7 +224,7 @@ sub _hand_over {
         close_timeout      => $client->close_timeout,
         subprotocol        => $result->{subprotocol},
         extensions         => $result->{extensions},
-        permessage_deflate => defined $result->{extensions} ? $client->permessage_deflate : undef,
+        permessage_deflate => defined $result->{extensions} ? $deflate : undef,
     );
     delete @option{ grep { !defined $option{$_} } keys %option };
     my $connection;

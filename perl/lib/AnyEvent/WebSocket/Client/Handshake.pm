@@ -52,7 +52,8 @@ sub request { my ($self) = @_; return $self->{request} }
 # What those bytes and the ones before come to: nothing as long as more have to come, else a hash with
 #   error        the text of the failure
 #   location     of a redirect
-#   rest         where all went well, the bytes behind the answer; with subprotocol and extensions, or undef
+#   rest         where all went well, the bytes behind the answer; with subprotocol and extensions, or undef, and
+#                the options of permessage-deflate in `offer` where they are not those of `deflate`
 sub receive {
     my ($self, $bytes) = @_;
     return $self->_receive_old($bytes) if $self->{rest_of_old};
@@ -110,8 +111,8 @@ sub _make_request {
         map { split /[\s,]+/ } @{ $given{'sec-websocket-protocol'} || [] },
     };
     $self->{wants_subprotocol} = \@subprotocols if @subprotocols;
-    $self->{offers_deflate} = $self->{deflate}
-        || grep { /(?:\A|,)\s*permessage-deflate\s*(?:[;,]|\z)/ } @{ $given{'sec-websocket-extensions'} || [] };
+    # The last one is that of `deflate`.
+    $self->{offers} = $given{'sec-websocket-extensions'};
 
     my ($head, $body) = split /(?<=\r\n)\r\n/, $handshake->to_string, 2;
     for my $name (grep { $given{ lc $_ } } @SINGLE) {
@@ -196,16 +197,32 @@ sub _agree {
         undef $subprotocol;
     }
 
+    my $offer;
     $extensions = undef unless length($extensions // '');
     if (defined $extensions) {
-        my ($name) = $extensions =~ /\A[\s,]*([^\s,;]*)/;
-        return _failure('extension ' . _shown($name) . ' was not offered')
-            if !$self->{offers_deflate} && length $name;
-        my $options = $self->{deflate} || (AnyEvent::WebSocket::Connection::Deflate::options(1))[0];
-        my $refusal = AnyEvent::WebSocket::Connection::Deflate::refusal($extensions, $options, 1);
+        my $refusal;
+        ($refusal, $offer) = $self->_fit($extensions);
         return _failure($refusal) if defined $refusal;
     }
-    return { rest => $rest, subprotocol => $subprotocol, extensions => $extensions };
+    return { rest => $rest, subprotocol => $subprotocol, extensions => $extensions, offer => $offer };
+}
+
+# Why these extensions do not fit anything that was offered; or undef and, where it is not that of `deflate`, the
+# options of the offer that they fit.
+sub _fit {
+    my ($self, $extensions) = @_;
+    my @offers = map { AnyEvent::WebSocket::Connection::Deflate::offers($_) } @{ $self->{offers} || [] };
+    my ($name) = $extensions =~ /\A[\s,]*([^\s,;]*)/;
+    return 'extension ' . _shown($name) . ' was not offered' if !@offers && length $name;
+    # For what is malformed, or an empty list.
+    @offers = [{}, 1] unless @offers;
+    my $refusal;
+    for my $offer (reverse @offers) {
+        my $misfit = AnyEvent::WebSocket::Connection::Deflate::misfit($extensions, $offer);
+        return (undef, $self->{deflate} && $offer == $offers[-1] ? undef : $offer->[0]) unless defined $misfit;
+        $refusal //= $misfit;
+    }
+    return $refusal;
 }
 
 1;

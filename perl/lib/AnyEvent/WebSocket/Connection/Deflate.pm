@@ -51,4 +51,36 @@ sub options {
     return (\@options, $release_after);
 }
 
+# What a header offers that a program has written: for each offer of permessage-deflate that is valid, its options,
+# and whether it allows the server to limit the client's window (RFC 7692 section 7.1.2.2).
+sub offers {
+    my ($header) = @_;
+    my ($any)    = options(1);
+    my ($narrow) = options({ client_max_window_bits => 8 });
+    my @offers;
+    # What is quoted has to be a token, too (RFC 6455 section 9.1).
+    for my $offer (split /,/, $header) {
+        # What is asked for is what a server without wishes of its own agrees to.
+        my $asks = answer($offer, $any) // next;
+        my %option = (
+            server_no_context_takeover => 0,  client_no_context_takeover => 0,
+            server_max_window_bits     => 15, client_max_window_bits     => 15,
+        );
+        $option{$1} = $2 // 1 while $asks =~ /; (\w+)(?:=(\d+))?/g;
+        push @offers, [\%option, answer($offer, $narrow) =~ /client_max_window_bits/ ? 1 : 0];
+    }
+    return @offers;
+}
+
+# Why an answer does not fit such an offer, or undef.
+sub misfit {
+    my ($agreed, $offer) = @_;
+    my ($option, $limits_client) = @$offer;
+    my $refusal = refusal($agreed, (options($option))[0], 1);
+    return $refusal if defined $refusal;
+    return 'parameter client_max_window_bits of permessage-deflate was not offered'
+        if !$limits_client && $agreed =~ /client_max_window_bits/;
+    return undef;
+}
+
 1;
