@@ -286,7 +286,7 @@ C<permessage-deflate> and the server agrees to what it says, that is made use of
 Boolean, default false. Whether to go through the HTTP proxy that the environment names: for C<ws> in
 C<ws_proxy> or else C<http_proxy>, for C<wss> in C<wss_proxy> or else C<https_proxy>; or the same in capital
 letters. Hosts whose names end with one of those in C<no_proxy> are connected to directly, and so are UNIX
-sockets. Needs L<AnyEvent::Connector>.
+sockets. A user name and a password in the proxy's URL are not used. Needs L<AnyEvent::Connector>.
 
 =head2 max_header_size
 

@@ -332,7 +332,8 @@ C<handshake> returned nothing.
 
 =item C<connection error: ...>
 
-The socket, or TLS, has failed; C<Unexpected end-of-file> where the client has gone before it had sent a request.
+The socket, or TLS, has failed; C<Unexpected end-of-file> where the client has gone before it had sent a request, or
+where, over TLS, it ends TLS right behind its request: it could not be answered.
 
 =item C<fh parameter is mandatory for establish() method>, C<psgi_env parameter is mandatory>,
 C<psgi_env must be a hash reference>, C<No connection file handle provided...>
