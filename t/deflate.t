@@ -177,6 +177,22 @@ on_both_ways 'what cannot be inflated fails with 1007' => sub {
     is $record->{parse_errors}, ['Compressed message cannot be inflated'];
 };
 
+subtest 'a message that was cut fails with 1007, and nothing of it is delivered' => sub {
+    for my $parameters ('', '; client_no_context_takeover') {
+        for my $text ('Hello, this is a short text', $TEXT) {
+            my $payload = compressor()->($text);
+            for my $length (1, 5, int(length($payload) / 2), length($payload) - 1) {
+                my ($connection, $peer)
+                    = connection_and_peer(role => 'server', extensions => "$DEFLATE$parameters");
+                my $record = record($connection);
+                write_all($peer, compressed(payload => substr($payload, 0, $length), mask => 'mask'));
+                is read_until_eof($peer), close_frame(1007), "$length of " . length($payload) . $parameters;
+                is $record->{messages}, [];
+            }
+        }
+    }
+};
+
 subtest 'RSV1 without an extension, or where it does not belong, is an error' => sub {
     for my $case ([undef, 1, 1], [$DEFLATE, 9, 1], [$DEFLATE, 10, 1], [$DEFLATE, 8, 1]) {
         my ($extensions, $opcode) = @$case;

@@ -411,8 +411,7 @@ impl Receiver {
         let ends = fin && taken == remaining;
         let mut inflated = inflater.inflate(piece, &mut message.block, room.len());
         if ends && inflated.is_ok() {
-            let left = room.len() - (message.block.len() - before);
-            inflated = inflater.finish(&mut message.block, left);
+            inflated = inflater.finish();
         }
         frame.inflated += (message.block.len() - before) as u64;
         // Of two errors the first on the wire is told, wherever the network cuts.

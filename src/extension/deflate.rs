@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use flate2::{Compress, Compression, FlushCompress};
+use zlib_rs::{Inflate, InflateFlush, Status};
 
 use super::negotiation::Parameters;
 use crate::block::Block;
@@ -15,7 +16,7 @@ const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
 /// How hard to try.
 pub const LEVELS: std::ops::RangeInclusive<u8> = 0..=9;
 
-/// The smallest window that zlib has. A smaller one of the peer's is a part of it.
+/// The smallest window that zlib compresses with.
 const LEAST_WINDOW_BITS: u8 = 9;
 
 /// How many coders of each kind a thread keeps for connections without context takeover.
@@ -63,15 +64,15 @@ impl Config {
 }
 
 /// Coders between two messages, where none belongs to a connection.
-struct Pool<T>(Vec<(u8, T)>);
+struct Pool<K, T>(Vec<(K, T)>);
 
-impl<T> Pool<T> {
-    fn take(&mut self, key: u8) -> Option<T> {
+impl<K: PartialEq, T> Pool<K, T> {
+    fn take(&mut self, key: K) -> Option<T> {
         let at = self.0.iter().rposition(|(has, _)| *has == key)?;
         Some(self.0.swap_remove(at).1)
     }
 
-    fn give_back(&mut self, key: u8, coder: T) {
+    fn give_back(&mut self, key: K, coder: T) {
         if self.0.len() == KEPT {
             self.0.remove(0);
         }
@@ -80,8 +81,8 @@ impl<T> Pool<T> {
 }
 
 thread_local! {
-    static COMPRESSORS: RefCell<Pool<Compress>> = const { RefCell::new(Pool(Vec::new())) };
-    static DECOMPRESSORS: RefCell<Pool<Decompress>> = const { RefCell::new(Pool(Vec::new())) };
+    static COMPRESSORS: RefCell<Pool<u8, Compress>> = const { RefCell::new(Pool(Vec::new())) };
+    static DECOMPRESSORS: RefCell<Pool<(), Inflate>> = const { RefCell::new(Pool(Vec::new())) };
 }
 
 /// Compresses messages. Holds no memory before the first, and none between two without context
@@ -167,11 +168,14 @@ pub enum InflateError {
     TooLong,
 }
 
+/// The window of every decoder: zlib-rs makes none smaller, and the peer's is a part of it.
+const INFLATE_WINDOW_BITS: u8 = 15;
+
 /// Inflates messages piece by piece. Holds no memory before the first, and none between two without
 /// context takeover.
 pub struct Inflater {
-    direction: Direction,
-    coder: Option<Decompress>,
+    context_takeover: bool,
+    coder: Option<Inflate>,
     /// No block is open: nothing of the message has come, or it ended with a final block.
     at_end: bool,
 }
@@ -179,7 +183,7 @@ pub struct Inflater {
 impl Inflater {
     /// For one direction of a connection.
     pub fn new(direction: Direction) -> Inflater {
-        Inflater { direction, coder: None, at_end: true }
+        Inflater { context_takeover: direction.context_takeover, coder: None, at_end: true }
     }
 
     /// Appends what is in the next piece of a message, `room` bytes at most: nothing beyond is
@@ -197,33 +201,33 @@ impl Inflater {
         if piece.is_empty() {
             return Ok(());
         }
-        let bits = self.direction.window_bits.max(LEAST_WINDOW_BITS);
         let coder = self.coder.get_or_insert_with(|| {
             DECOMPRESSORS
-                .with_borrow_mut(|pool| pool.take(bits))
-                .unwrap_or_else(|| Decompress::new_with_window_bits(false, bits))
+                .with_borrow_mut(|pool| pool.take(()))
+                .unwrap_or_else(|| Inflate::new(false, INFLATE_WINDOW_BITS))
         });
         inflate(coder, &mut self.at_end, piece, out, room)
     }
 
-    /// Ends the message: "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload"
-    /// (section 7.2.2). Appends what comes of it.
+    /// Ends the message, all of which has been inflated.
     ///
     /// # Errors
-    /// As [`inflate`](Self::inflate).
-    pub fn finish(&mut self, out: &mut Block, room: usize) -> Result<(), InflateError> {
+    /// [`InflateError::Damaged`] where something is missing. The inflater is of no use then.
+    pub fn finish(&mut self) -> Result<(), InflateError> {
         // Behind a final block there is nothing that a flush could end, nor in a message without any
         // payload, which some senders make of an empty one (it should be one byte, section 7.2.3.6).
-        if !self.at_end {
-            self.inflate(&TAIL, out, room)?;
+        if let Some(coder) = &mut self.coder
+            && !self.at_end
+            && !ends_with_tail(coder)
+        {
+            return Err(InflateError::Damaged);
         }
         self.at_end = true;
-        if !self.direction.context_takeover
+        if !self.context_takeover
             && let Some(mut coder) = self.coder.take()
         {
-            let bits = self.direction.window_bits.max(LEAST_WINDOW_BITS);
             coder.reset(false);
-            DECOMPRESSORS.with_borrow_mut(|pool| pool.give_back(bits, coder));
+            DECOMPRESSORS.with_borrow_mut(|pool| pool.give_back((), coder));
         }
         Ok(())
     }
@@ -231,15 +235,31 @@ impl Inflater {
 
 impl fmt::Debug for Inflater {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Inflater({:?}, active: {})", self.direction, self.coder.is_some())
+        let (takeover, active) = (self.context_takeover, self.coder.is_some());
+        write!(f, "Inflater(context takeover: {takeover}, active: {active})")
     }
+}
+
+/// "Append 4 octets of 0x00 0x00 0xff 0xff to the tail end of the payload" (section 7.2.2). Returns whether
+/// that ends a block: if not, the message was cut, and the tail was taken for more of its data.
+///
+/// A whole message has come to the lengths of an empty stored block, so that the tail is read to its end,
+/// where the block ends, and nothing comes out. A cut one gives at least one byte out, finds its
+/// block's end earlier, or is not satisfied with four bytes. Two things pass, both without a byte too many: a
+/// cut right behind the first byte of a stored block, where the same stands as at the end of a message,
+/// and one in a dynamic block's table, if the tail ends both that and a block without any data.
+fn ends_with_tail(coder: &mut Inflate) -> bool {
+    const TAIL_AND_MORE: [u8; TAIL.len() + 1] = [0, 0, 0xff, 0xff, 0xff];
+    let (read, written) = (coder.total_in(), coder.total_out());
+    let result = coder.decompress(&TAIL_AND_MORE, &mut [0], InflateFlush::Block);
+    result.is_ok() && coder.total_in() - read == TAIL.len() as u64 && coder.total_out() == written
 }
 
 /// How much room is made at once.
 const STEP: (usize, usize) = (512, 64 * 1024);
 
 fn inflate(
-    coder: &mut Decompress,
+    coder: &mut Inflate,
     at_end: &mut bool,
     mut piece: &[u8],
     out: &mut Block,
@@ -253,7 +273,7 @@ fn inflate(
         let start = out.len();
         out.extend_zeroed(step, limit.saturating_add(1));
         let (read, written) = (coder.total_in(), coder.total_out());
-        let status = coder.decompress(piece, &mut out[start..], FlushDecompress::Sync);
+        let status = coder.decompress(piece, &mut out[start..], InflateFlush::SyncFlush);
         let written = (coder.total_out() - written) as usize;
         piece = &piece[(coder.total_in() - read) as usize..];
         out.truncate(start + written);
@@ -304,8 +324,7 @@ mod tests {
             let left = room.saturating_sub(out.len());
             inflater.inflate(piece, &mut out, left)?;
         }
-        let left = room.saturating_sub(out.len());
-        inflater.finish(&mut out, left)?;
+        inflater.finish()?;
         Ok(out.to_vec())
     }
 
@@ -415,6 +434,80 @@ mod tests {
         }
     }
 
+    /// Messages in stored, fixed and dynamic blocks, each with its payload.
+    fn messages_of_each_kind() -> Vec<(&'static str, Vec<u8>, Vec<u8>)> {
+        let short = b"Hello, hello, Hello".to_vec();
+        let long: Vec<u8> = (0..600).flat_map(|n: u32| (n * n).to_string().into_bytes()).collect();
+        [("stored", 0, short.clone()), ("fixed", 6, short), ("dynamic", 6, long)]
+            .map(|(kind, level, payload)| {
+                let message = compressed(&mut deflater(PLAIN, level), &payload);
+                (kind, payload, message)
+            })
+            .into()
+    }
+
+    #[test]
+    fn a_message_that_was_cut_is_damaged_wherever_it_was() {
+        for context_takeover in [true, false] {
+            let direction = Direction { context_takeover, ..PLAIN };
+            for (kind, payload, message) in messages_of_each_kind() {
+                for len in 1..message.len() {
+                    let mut inflater = Inflater::new(direction);
+                    let cut = inflated(&mut inflater, &[&message[..len]], usize::MAX);
+                    match (kind, len) {
+                        // The first byte of a stored block is how an empty message looks (section
+                        // 7.2.3.6).
+                        ("stored", 1) => assert_eq!(cut, Ok(vec![])),
+                        _ => assert_eq!(cut, Err(InflateError::Damaged), "{kind} at {len}"),
+                    }
+                }
+                let mut inflater = Inflater::new(direction);
+                for _ in 0..2 {
+                    let whole = inflated(&mut inflater, &[&message], payload.len());
+                    assert_eq!(whole.as_ref(), Ok(&payload), "{kind}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_second_message_that_was_cut_is_damaged_too() {
+        let mut deflater = deflater(PLAIN, 6);
+        let messages = [&b"Hello, hello"[..], &b"Hello, hello and so on, hello"[..]]
+            .map(|payload| compressed(&mut deflater, payload));
+        for len in 1..messages[1].len() {
+            let mut inflater = Inflater::new(PLAIN);
+            assert!(inflated(&mut inflater, &[&messages[0]], 100).is_ok());
+            let cut = inflated(&mut inflater, &[&messages[1][..len]], 100);
+            assert_eq!(cut, Err(InflateError::Damaged), "at {len}");
+        }
+    }
+
+    /// A stored block that announces more than there is would take the tail, and the next message, for
+    /// its data.
+    #[test]
+    fn a_stored_block_ends_within_its_message() {
+        for announced in [1_u16, 4, 5, 9, 2048, 0xffff] {
+            let [low, high] = announced.to_le_bytes();
+            for there in 0..announced.min(20) {
+                let mut message = vec![0, low, high, !low, !high];
+                message.extend((0..there).map(|_| b'x'));
+                assert_eq!(inflate_one(&message), Err(InflateError::Damaged), "{message:?}");
+            }
+        }
+    }
+
+    /// The empty block whose lengths are not sent may be a final one.
+    #[test]
+    fn the_flush_may_be_a_final_block() {
+        let mut inflater = Inflater::new(PLAIN);
+        for _ in 0..2 {
+            assert_eq!(inflated(&mut inflater, &[&[0x01]], 5), Ok(vec![]));
+            let hello: &[u8] = &[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
+            assert_eq!(inflated(&mut inflater, &[hello], 5), Ok(b"Hello".to_vec()));
+        }
+    }
+
     #[test]
     fn no_window_of_256_bytes_is_compressed_into() {
         let able = |window_bits| {
@@ -450,6 +543,20 @@ mod tests {
                 let pieces: Vec<_> = bytes.chunks(size).collect();
                 let back = inflated(&mut inflater, &pieces, message.len());
                 prop_assert_eq!(back, Ok(message));
+            }
+        }
+
+        /// Not a byte that was not there, whatever is cut.
+        #[test]
+        fn what_was_cut_is_damaged_or_ends_early(
+            message in message(),
+            cut in any::<proptest::sample::Index>(),
+            level in 0_u8..=9,
+        ) {
+            let bytes = compressed(&mut deflater(PLAIN, level), &message);
+            match inflate_one(&bytes[..cut.index(bytes.len())]) {
+                Ok(part) => prop_assert!(message.starts_with(&part)),
+                Err(error) => prop_assert_eq!(error, InflateError::Damaged),
             }
         }
 
