@@ -266,34 +266,40 @@ fn inflate(
     room: usize,
 ) -> Result<(), InflateError> {
     let limit = out.len().saturating_add(room);
-    loop {
-        // One byte more than there is room for tells that something is left.
-        let left = limit.saturating_add(1) - out.len();
-        let step = piece.len().saturating_mul(4).clamp(STEP.0, STEP.1).min(left);
-        let start = out.len();
-        out.extend_zeroed(step, limit.saturating_add(1));
-        let (read, written) = (coder.total_in(), coder.total_out());
-        let status = coder.decompress(piece, &mut out[start..], InflateFlush::SyncFlush);
-        let written = (coder.total_out() - written) as usize;
-        piece = &piece[(coder.total_in() - read) as usize..];
-        out.truncate(start + written);
-        if out.len() > limit {
-            return Err(InflateError::TooLong);
+    // How much is inflated; what is in `out` behind it are zeros.
+    let mut end = out.len();
+    let result = loop {
+        if end == out.len() {
+            // One byte more than there is room for tells that something is left.
+            let left = limit.saturating_add(1) - end;
+            let step = piece.len().saturating_mul(4).clamp(STEP.0, STEP.1).min(left);
+            out.extend_zeroed(step, limit.saturating_add(1));
         }
-        let status = status.map_err(|_| InflateError::Damaged)?;
+        let (read, written) = (coder.total_in(), coder.total_out());
+        let status = coder.decompress(piece, &mut out[end..], InflateFlush::SyncFlush);
+        piece = &piece[(coder.total_in() - read) as usize..];
+        end += (coder.total_out() - written) as usize;
+        if end > limit {
+            break Err(InflateError::TooLong);
+        }
+        let Ok(status) = status else {
+            break Err(InflateError::Damaged);
+        };
         *at_end = matches!(status, Status::StreamEnd);
         if *at_end {
             // "DEFLATE blocks with the BFINAL header bit set to 1" may be in a message too, and
             // others behind them (section 7.2.3.4).
             coder.reset(false);
             if piece.is_empty() {
-                return Ok(());
+                break Ok(());
             }
-        } else if written < step {
+        } else if end < out.len() {
             debug_assert!(piece.is_empty());
-            return Ok(());
+            break Ok(());
         }
-    }
+    };
+    out.truncate(end);
+    result
 }
 
 #[cfg(test)]
