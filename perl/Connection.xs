@@ -447,6 +447,7 @@ finish(live_shim *s)
     SvREFCNT_dec(s->timer);
     SvREFCNT_dec(s->release_timer);
     s->timer = s->release_timer = NULL;
+    aews_conn_finish(s->core);
   OUTPUT:
     RETVAL
 

@@ -30,7 +30,7 @@ typedef enum {
     AEWS_EOF = 1,
     /* The socket has nothing to read, or takes nothing, for now. */
     AEWS_AGAIN = 2,
-    /* Nothing was sent, since a Close frame already has been. */
+    /* Nothing was sent, since a Close frame already has been, or the socket has ended. */
     AEWS_CLOSED = 3,
     /* This message will be compressed: aews_conn_send has to have it as a whole. */
     AEWS_WHOLE = 4,
@@ -221,10 +221,11 @@ aews_status aews_event_own(aews_event *event);
  * messages to come. */
 void aews_block_recycle(uint8_t *block, size_t size);
 
-/* 1 where what arrives is still looked at: no Close frame came, and the connection has not failed. */
+/* 1 where what arrives is still looked at: no Close frame came, and the connection has neither failed nor
+ * finished. */
 int aews_conn_is_reading(const aews_conn *conn);
 
-/* 1 where frames can be sent: no Close frame has been. */
+/* 1 where frames can be sent: no Close frame has been, and the connection has not finished. */
 int aews_conn_is_writable(const aews_conn *conn);
 
 /* 1 where aews_conn_next_event may have more: something is still to be told, or bytes have arrived that
@@ -258,6 +259,10 @@ aews_status aews_conn_close(aews_conn *conn, uint16_t code, const uint8_t *reaso
  * on, and a Close frame with code 1011 is appended to the output, where none has been sent. Makes no
  * event. */
 aews_status aews_conn_fail(aews_conn *conn);
+
+/* The socket has ended: what arrived and has not been asked for is discarded, nothing can be sent, and the
+ * memory for both is given back. For a connection that is kept for what it can still be asked. */
+aews_status aews_conn_finish(aews_conn *conn);
 
 /* What there is to send. `*data` belongs to the connection and is valid until the next call with it;
  * what was sent (or put away) has to be consumed. */

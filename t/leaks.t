@@ -33,14 +33,10 @@ turn() for 1 .. 5;
 my $slow = AE::time - $started > 0.15;
 diag 'this event loop is slow to be idle: memory is not measured' if $slow;
 
-# Runs code over and over. The first rounds fill what is kept for reuse; from then on neither
-# descriptors nor memory grow. A leak makes most of the five windows grow, anything else only some.
-sub stays_flat {
-    my ($name, $warm_up, $rounds, $allowed, $code) = @_;
-    ($warm_up, $rounds) = (1, 1) if $slow;
-    $code->() for 1 .. $warm_up;
-    turn() for 1 .. 5;
-    my $descriptors = open_descriptors();
+# By how many bytes memory grows in a round; undef where that is not measured. A leak makes most of the five windows
+# grow, anything else only some.
+sub usual_growth {
+    my ($rounds, $allowed, $code) = @_;
     my $usual;
     # Large buffers come and go in the heap, which may take some time to find its size.
     for my $attempt (1 .. ($slow ? 0 : 4)) {
@@ -53,6 +49,18 @@ sub stays_flat {
         $usual = (sort { $a <=> $b } @grown)[2];
         last if !defined $usual || $usual <= $allowed;
     }
+    return $usual;
+}
+
+# Runs code over and over. The first rounds fill what is kept for reuse; from then on neither
+# descriptors nor memory grow.
+sub stays_flat {
+    my ($name, $warm_up, $rounds, $allowed, $code) = @_;
+    ($warm_up, $rounds) = (1, 1) if $slow;
+    $code->() for 1 .. $warm_up;
+    turn() for 1 .. 5;
+    my $descriptors = open_descriptors();
+    my $usual = usual_growth($rounds, $allowed, $code);
     $code->() if $slow;
     turn() for 1 .. 5;
     is open_descriptors(), $descriptors, "$name: descriptors";
@@ -336,6 +344,37 @@ subtest 'nothing stays behind of a read' => sub {
     my $before = resident();
     $read->(40_000);
     cmp_ok((resident() - $before) / 40_000, '<', 5, 'bytes for each');
+};
+
+# A compressor has some 300 KiB, a decompressor 40.
+subtest 'a finished connection that is kept has no memory for compression' => sub {
+    require Compress::Raw::Zlib;
+    my ($deflate) = Compress::Raw::Zlib::Deflate->new(-WindowBits => -15, -AppendOutput => 1);
+    $deflate->deflate('x' x 500, my $payload = '');
+    $deflate->flush($payload, Compress::Raw::Zlib::Z_SYNC_FLUSH());
+    substr($payload, -4) = '';
+    for my $name ('close', 'Close of the peer', 'EOF', 'an error', 'close timeout') {
+        my @kept;
+        my $round = sub {
+            my ($connection, $peer) = connection_and_peer(
+                role          => 'server',
+                extensions    => 'permessage-deflate',
+                close_timeout => $name eq 'close timeout' ? 0.001 : 30,
+            );
+            my ($received, $finished);
+            $connection->on(next_message => sub { $received = 1 });
+            $connection->on(finish => sub { $finished = 1 });
+            $connection->send('x' x 500);
+            syswrite $peer, frame(rsv => 4, payload => $payload, mask => 'mask');
+            turn_until { $received } 'the message';
+            push @kept, $connection;
+            $ENDING{$name}->($connection, $peer, \$finished);
+        };
+        $round->() for 1 .. 10;
+        my $growth = usual_growth(10, 20_000, $round) // next;
+        cmp_ok $growth, '<', 20_000, "$name: bytes for each";
+    }
+    pass 'not measured' if $slow || !defined resident();
 };
 
 done_testing;

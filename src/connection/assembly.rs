@@ -14,6 +14,8 @@ pub struct Assembly {
     pub fragments: u32,
     /// Whether it comes compressed. The block holds it inflated.
     pub compressed: bool,
+    /// How many bytes the current frame's payload so far was inflated to.
+    pub inflated: u64,
     /// The payload so far. Its end, from `done` on, is as it came from the wire.
     pub block: Block,
     /// How many bytes of the block are unmasked and valid.
@@ -24,7 +26,8 @@ pub struct Assembly {
 impl Assembly {
     pub fn new(opcode: Opcode, compressed: bool, validate_utf8: bool) -> Assembly {
         let utf8 = (validate_utf8 && opcode == Opcode::Text).then(Utf8Validator::default);
-        Assembly { opcode, fragments: 1, compressed, block: Block::new(), done: 0, utf8 }
+        let block = Block::new();
+        Assembly { opcode, fragments: 1, compressed, inflated: 0, block, done: 0, utf8 }
     }
 
     /// How many bytes have been appended since the last [`settle`](Self::settle).

@@ -68,6 +68,8 @@ struct CloseHandshake {
     sent: bool,
     received: bool,
     failed: bool,
+    /// The socket has ended.
+    finished: bool,
 }
 
 /// One side of a WebSocket connection after its opening handshake.
@@ -78,7 +80,7 @@ pub struct Connection {
     deflater: Option<Box<Deflater>>,
     handshake: CloseHandshake,
     /// Found with the last event, to be told by the next one.
-    failure: Option<Error>,
+    failure: Option<Box<Error>>,
     output: Vec<u8>,
     output_at: usize,
 }
@@ -142,15 +144,17 @@ impl Connection {
         self.receiver.read_into()
     }
 
-    /// Whether what arrives is still looked at: no Close frame came, and the connection has not
-    /// failed.
+    /// Whether what arrives is still looked at: no Close frame came, and the connection has neither
+    /// failed nor [finished](Self::finish).
     pub fn is_reading(&self) -> bool {
-        !self.handshake.received && !self.handshake.failed
+        let CloseHandshake { received, failed, finished, .. } = self.handshake;
+        !received && !failed && !finished
     }
 
-    /// Whether frames can still be sent: no Close frame has been (compat C6).
+    /// Whether frames can still be sent: no Close frame has been (compat C6), and the connection has not
+    /// [finished](Self::finish).
     pub fn is_writable(&self) -> bool {
-        !self.handshake.sent
+        !self.handshake.sent && !self.handshake.finished
     }
 
     /// Whether Close frames have gone both ways, and the connection did not fail (compat D5).
@@ -175,7 +179,7 @@ impl Connection {
     /// [output](Self::output)). After [`Event::Failed`] nothing follows.
     pub fn next_event(&mut self) -> Option<Event<'_>> {
         if let Some(error) = self.failure.take() {
-            return Some(Event::Failed(error));
+            return Some(Event::Failed(*error));
         }
         if !self.is_reading() {
             self.receiver.discard();
@@ -215,32 +219,20 @@ impl Connection {
     fn on_close(&mut self) -> Close<'_> {
         self.handshake.received = true;
         let body = self.receiver.control();
-        let (close, verdict) = close::parse(body);
-        match verdict {
-            Ok(()) if !self.handshake.sent => {
-                let echo = &body[..body.len().min(2)];
-                append_frame(&self.config, Opcode::Close, echo, &mut self.output);
-                self.handshake.sent = true;
+        match close::parse(body).1 {
+            Ok(()) => {
+                let echo = body[..body.len().min(2)].to_vec();
+                self.send_close(&echo);
             }
-            Ok(()) => {}
             Err(error) => {
                 // The code is told first, since it is recorded as received (compat C18, D1).
                 let error = Error::from(error);
-                let code = error.close_code();
                 self.handshake.failed = true;
-                if !self.handshake.sent {
-                    append_frame(
-                        &self.config,
-                        Opcode::Close,
-                        &code.to_be_bytes(),
-                        &mut self.output,
-                    );
-                    self.handshake.sent = true;
-                }
-                self.failure = Some(error);
+                self.send_close(&error.close_code().to_be_bytes());
+                self.failure = Some(Box::new(error));
             }
         }
-        close
+        close::parse(self.receiver.control()).0
     }
 
     /// Fails the connection: what arrives from now on is discarded, and a Close frame with the
@@ -250,11 +242,32 @@ impl Connection {
         self.handshake.failed = true;
         self.failure = None;
         self.receiver.discard();
-        if self.is_writable() {
-            let code = error.close_code();
-            append_frame(&self.config, Opcode::Close, &code.to_be_bytes(), &mut self.output);
-            self.handshake.sent = true;
+        self.send_close(&error.close_code().to_be_bytes());
+    }
+
+    /// Queues a Close frame, where none has been sent. Returns whether it was queued.
+    fn send_close(&mut self, body: &[u8]) -> bool {
+        let due = self.is_writable();
+        if due {
+            append_frame(&self.config, Opcode::Close, body, &mut self.output);
+            self.on_close_sent();
         }
+        due
+    }
+
+    /// Nothing is sent any more, so nothing is compressed.
+    fn on_close_sent(&mut self) {
+        self.handshake.sent = true;
+        self.deflater = None;
+    }
+
+    /// Notes that the socket has ended: what arrived and has not been asked for is discarded, nothing will be
+    /// sent, and the memory for both is given back. Whether the connection [was
+    /// clean](Self::was_clean) stays as it is.
+    pub fn finish(&mut self) {
+        self.handshake.finished = true;
+        self.receiver.discard();
+        self.deflater = None;
     }
 
     /// Starts over after a panic has left this connection in an unknown state: it has failed with
@@ -266,7 +279,7 @@ impl Connection {
         *self = Connection { output, output_at: at, ..Connection::new(self.config) };
         self.handshake.sent = sent;
         self.fail(Error::Internal(text.clone()));
-        self.failure = Some(Error::Internal(text));
+        self.failure = Some(Box::new(Error::Internal(text)));
     }
 
     /// Queues a frame with opcode number `opcode`. The payload of a Close frame is taken as it is
@@ -321,7 +334,7 @@ impl Connection {
             return Ok(Begun::Compressed);
         }
         if opcode == Opcode::Close.number() {
-            self.handshake.sent = true;
+            self.on_close_sent();
         }
         Ok(Begun::Frame(frame_start(&self.config, opcode, 0, len)))
     }
@@ -332,12 +345,7 @@ impl Connection {
     /// A code that may not be sent, or a reason that does not fit or is not UTF-8 (compat D2).
     pub fn close(&mut self, code: u16, reason: &[u8]) -> Result<bool, Misuse> {
         let body = close::body(code, reason)?;
-        if !self.is_writable() {
-            return Ok(false);
-        }
-        append_frame(&self.config, Opcode::Close, &body, &mut self.output);
-        self.handshake.sent = true;
-        Ok(true)
+        Ok(self.send_close(&body))
     }
 
     /// The bytes to send next. What has been sent is to be [consumed](Self::consume_output).

@@ -34,8 +34,6 @@ struct Frame {
     key: Option<MaskKey>,
     len: u64,
     remaining: u64,
-    /// How many bytes its payload so far was inflated to.
-    inflated: u64,
     /// RSV1 on the first frame of a message: "Per-Message Compressed" (RFC 7692 section 6).
     compressed: bool,
 }
@@ -236,6 +234,7 @@ impl Receiver {
         if header.opcode == Opcode::Continuation {
             let message = self.message.as_mut().ok_or(PeerError::UnexpectedContinuation)?;
             message.fragments += 1;
+            message.inflated = 0;
             let max = config.max_fragments;
             if max != 0 && message.fragments > max {
                 return Err(LimitError::TooManyFragments { max }.into());
@@ -254,7 +253,6 @@ impl Receiver {
             key: header.key,
             len: header.payload_len,
             remaining: header.payload_len,
-            inflated: 0,
             compressed: header.reserved & RSV1 != 0,
         });
         Ok(true)
@@ -388,9 +386,7 @@ impl Receiver {
         if !self.end_frame_if_done(direct + taken as u64) || !fin {
             return Ok(None);
         }
-        let message = self.message.take().expect("a message is under way");
-        let (opcode, block) = message.finish()?;
-        Ok(Some(Item::Message(opcode, Place::Block(block))))
+        self.end_message().map(Some)
     }
 
     /// Appends what there is of the current frame to its message, inflated.
@@ -403,17 +399,16 @@ impl Receiver {
         if let Some(key) = key {
             key.apply(piece);
         }
-        let frame = self.frame.as_mut().expect("a frame is under way");
         let message = self.message.as_mut().expect("a message is under way");
         let inflater = self.inflater.as_mut().expect("agreed upon, or RSV1 is refused");
         let before = message.block.len();
-        let room = Room::new(config, frame.inflated, before as u64);
+        let room = Room::new(config, message.inflated, before as u64);
         let ends = fin && taken == remaining;
         let mut inflated = inflater.inflate(piece, &mut message.block, room.len());
         if ends && inflated.is_ok() {
             inflated = inflater.finish();
         }
-        frame.inflated += (message.block.len() - before) as u64;
+        message.inflated += (message.block.len() - before) as u64;
         // Of two errors the first on the wire is told, wherever the network cuts.
         message.settle(None)?;
         inflated.map_err(|error| room.error(error))?;
@@ -421,9 +416,13 @@ impl Receiver {
         if !ends {
             return Ok(None);
         }
+        self.end_message().map(Some)
+    }
+
+    fn end_message(&mut self) -> Result<Item, Error> {
         let message = self.message.take().expect("a message is under way");
         let (opcode, block) = message.finish()?;
-        Ok(Some(Item::Message(opcode, Place::Block(block))))
+        Ok(Item::Message(opcode, Place::Block(block)))
     }
 
     fn end_frame_if_done(&mut self, taken: u64) -> bool {

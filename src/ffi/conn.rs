@@ -193,6 +193,21 @@ ffi_fn! {
 }
 
 ffi_fn! {
+    fn aews_conn_finish(conn: *mut aews_conn) -> aews_status,
+    check(conn) else AEWS_ERR_NULL,
+    {
+        // SAFETY: the caller's connection.
+        let Some(conn) = (unsafe { Conn::from_ptr(conn) }) else {
+            return AEWS_ERR_NULL;
+        };
+        with_conn(conn, |conn| {
+            conn.connection.finish();
+            AEWS_OK
+        })
+    }
+}
+
+ffi_fn! {
     fn aews_conn_output(
         conn: *const aews_conn,
         data: *mut *const u8,

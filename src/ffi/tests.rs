@@ -74,6 +74,7 @@ fn null_is_refused_everywhere() {
             aews_conn_close(nobody, 1000, null, 0),
             aews_conn_close(conn, 1000, null, 1),
             aews_conn_fail(nobody),
+            aews_conn_finish(nobody),
             aews_conn_output(nobody, &mut data, &mut len),
             aews_conn_output(conn, ptr::null_mut(), &mut len),
             aews_conn_output(conn, &mut data, ptr::null_mut()),

@@ -264,6 +264,20 @@ static void test_failures(void) {
     close_pair(p);
 }
 
+static void test_finish(void) {
+    pair p = open_pair();
+    receive_text(p.server, "\x81\x80key!", 6);
+    check(aews_conn_finish(p.server) == AEWS_OK, "the socket has ended");
+    expect_nothing(p.server, "of what had come");
+    check(!aews_conn_is_reading(p.server) && !aews_conn_is_writable(p.server), "nothing comes or goes any more");
+    check(aews_conn_send(p.server, 1, NULL, 0) == AEWS_CLOSED && !output_len(p.server), "nor is it sent");
+    check(aews_conn_close(p.server, 1000, NULL, 0) == AEWS_CLOSED && !output_len(p.server), "nor closed");
+    check(!aews_conn_was_clean(p.server), "there was no Close");
+    aews_conn_close(p.client, 1000, NULL, 0);
+    check(aews_conn_finish(p.client) == AEWS_OK && output_len(p.client) == 8, "what was to be sent is still there");
+    close_pair(p);
+}
+
 static void test_misuse(void) {
     static uint8_t reason[124];
     aews_conn *conn = open_conn(AEWS_ROLE_UNKNOWN, 0), *none = NULL;
@@ -385,7 +399,7 @@ static void test_null(void) {
     REFUSED(aews_conn_begin_frame(conn, 1, 1, NULL)); REFUSED(aews_frame_payload(NULL, &byte, 1, &byte));
     REFUSED(aews_frame_payload(&frame, NULL, 1, &byte)); REFUSED(aews_frame_payload(&frame, &byte, 1, NULL));
     REFUSED(aews_conn_close(NULL, 1000, NULL, 0)); REFUSED(aews_conn_close(conn, 1000, NULL, 1));
-    REFUSED(aews_conn_fail(NULL)); REFUSED(aews_conn_output(NULL, &data, &len));
+    REFUSED(aews_conn_fail(NULL)); REFUSED(aews_conn_finish(NULL)); REFUSED(aews_conn_output(NULL, &data, &len));
     REFUSED(aews_conn_output(conn, NULL, &len)); REFUSED(aews_conn_output(conn, &data, NULL));
     REFUSED(aews_conn_consume_output(NULL, 0)); REFUSED(aews_send(1, NULL, 1, &len));
     REFUSED(aews_send(1, &slice, 1, &len)); REFUSED(aews_send(1, &slice, 1, NULL));
@@ -472,6 +486,7 @@ int main(void) {
     test_close(0);
     test_close(1);
     test_failures();
+    test_finish();
     test_misuse();
     test_deflate();
     test_handshake();

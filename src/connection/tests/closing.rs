@@ -289,3 +289,23 @@ fn a_failure_of_the_program_takes_the_place_of_one_still_to_be_told() {
     assert_eq!(next(&mut connection), None);
     assert_eq!(decode(&connection.take_output(), false), [sent_close(1002)]);
 }
+
+#[test]
+fn after_the_end_of_the_socket_nothing_comes_or_goes_but_it_stays_as_clean_as_it_was() {
+    for clean in [true, false] {
+        let mut connection = Connection::new(Config::default());
+        connection.receive(&frame(FIN | TEXT, KEY, "too late"));
+        if clean {
+            assert_eq!(next(&mut connection), Some(text("too late")));
+            connection.receive(&close_frame(KEY, 1000, ""));
+            assert_eq!(next(&mut connection), Some(closed(1000, "")));
+        }
+        connection.finish();
+        assert!(!connection.is_reading() && !connection.is_writable() && !connection.has_input());
+        connection.receive(&frame(FIN | TEXT, KEY, "later"));
+        assert_eq!(next(&mut connection), None);
+        assert_eq!(connection.send(TEXT, b"x"), Ok(false));
+        assert_eq!(connection.close(1000, b""), Ok(false));
+        assert_eq!(connection.was_clean(), clean);
+    }
+}

@@ -292,3 +292,39 @@ fn the_compressor_can_be_released_between_messages() {
     let hello = (FIN | RSV1 | TEXT, b"Hello, Hello".to_vec());
     assert_eq!(inflated(&mut connection), [hello.clone(), hello.clone(), hello]);
 }
+
+/// How many coders a connection holds.
+fn active(connection: &Connection) -> usize {
+    format!("{connection:?}").matches("active: true").count()
+}
+
+/// A connection that has compressed and inflated.
+fn used() -> Connection {
+    let mut connection = deflating(Config::default());
+    assert_eq!(connection.send(TEXT, b"Hello"), Ok(true));
+    connection.receive(&frame(FIN | RSV1 | TEXT, KEY, compressed("Hello")));
+    assert_eq!(drain(&mut connection), [text("Hello")]);
+    assert_eq!(active(&connection), 2);
+    connection
+}
+
+/// A program may keep a connection for what it can still be asked.
+#[test]
+fn coders_go_when_nothing_is_left_for_them_to_do() {
+    let ended_by = |end: &dyn Fn(&mut Connection)| {
+        let mut connection = used();
+        end(&mut connection);
+        drain(&mut connection);
+        active(&connection)
+    };
+    // What the peer sends is still told until its Close frame.
+    assert_eq!(ended_by(&|connection| assert_eq!(connection.close(1000, b""), Ok(true))), 1);
+    assert_eq!(ended_by(&|connection| assert_eq!(connection.send(CLOSE, b""), Ok(true))), 1);
+    assert_eq!(ended_by(&|connection| assert!(connection.begin_frame(CLOSE, 0).is_ok())), 1);
+    assert_eq!(ended_by(&|connection| connection.receive(&close_frame(KEY, 1000, ""))), 0);
+    assert_eq!(ended_by(&|connection| connection.receive(&close_frame(KEY, 1006, ""))), 0);
+    assert_eq!(ended_by(&|connection| connection.receive(&frame(FIN | 3, KEY, ""))), 0);
+    assert_eq!(ended_by(&|connection| connection.fail(Error::Internal("died".into()))), 0);
+    assert_eq!(ended_by(&Connection::finish), 0);
+    assert_eq!(ended_by(&|connection| connection.poison("panic".into())), 0);
+}
