@@ -6,6 +6,7 @@ use warnings;
 use lib 't/lib';
 
 use AnyEvent;
+use Compress::Raw::Zlib ();
 use Config;
 use Peer qw(frame parse_frames read_frames read_until_eof run_until start_program);
 use Test2::V0;
@@ -272,6 +273,46 @@ subtest 'a child that takes over when its parent has let go (D3)' => sub {
             close $peer;
             $wait->();
         }
+    }
+};
+
+subtest 'what a child sends does not upset what its parent compresses' => sub {
+    for my $parameter ('', '; server_no_context_takeover') {
+        my ($peer, $wait) = start_program(<<"        END");
+            use POSIX ();
+            my \$c = AnyEvent::WebSocket::Connection->new(
+                handle => handle_on(program_socket()), role => 'server',
+                extensions => 'permessage-deflate$parameter', permessage_deflate => {threshold => 0},
+            );
+            sub child(&) {
+                my (\$code) = \@_;
+                my \$pid = fork // die "fork: \$!";
+                \$pid or do { \$code->(); POSIX::_exit(0) };
+                waitpid \$pid, 0;
+            }
+            child { \$c->send('from a child') };
+            \$c->send('from the parent');
+            child { \$c->send('from another child, twice'); \$c->send('from another child, twice') };
+            \$c->send('from the parent once more');
+            POSIX::_exit(0);
+        END
+        my ($inflate) = Compress::Raw::Zlib::Inflate->new(-WindowBits => -15, -LimitOutput => 0);
+        my (@compressed, @payloads);
+        for my $frame (read_frames($peer, 5)) {
+            my $payload = $frame->{payload};
+            push @compressed, $frame->{rsv} ? 1 : 0;
+            if ($frame->{rsv}) {
+                my $rest = "$payload\0\0\xff\xff";
+                $inflate->inflate($rest, $payload);
+            }
+            push @payloads, $payload;
+        }
+        is \@payloads, [
+            'from a child', 'from the parent', ('from another child, twice') x 2, 'from the parent once more',
+        ], "the peer understands them$parameter";
+        is \@compressed, $parameter ? [1, 1, 1, 1, 1] : [0, 1, 0, 0, 1],
+            'a child compresses only what refers to nothing before it';
+        is [($wait->())[1]], [''], 'no complaint';
     }
 };
 

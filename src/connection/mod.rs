@@ -308,7 +308,7 @@ impl Connection {
     /// Whether a message of `len` bytes is to be compressed.
     fn compresses(&self, opcode: u8, len: usize) -> bool {
         let is_message = opcode == Opcode::Text.number() || opcode == Opcode::Binary.number();
-        is_message && self.deflater.as_ref().is_some_and(|deflater| deflater.is_worth_while(len))
+        is_message && self.deflater.as_ref().is_some_and(|deflater| deflater.compresses(len))
     }
 
     /// Gives back the memory that compressing holds, at the cost of a somewhat larger next message.

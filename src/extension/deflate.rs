@@ -9,6 +9,7 @@ use zlib_rs::{Inflate, InflateFlush, Status};
 use super::negotiation::Parameters;
 use crate::block::Block;
 use crate::connection::Role;
+use crate::process;
 
 /// The end of a flush, which is not sent (section 7.2.1).
 const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
@@ -92,6 +93,8 @@ pub struct Deflater {
     level: u8,
     threshold: usize,
     coder: Option<Compress>,
+    /// The process that made it.
+    generation: u64,
 }
 
 impl Deflater {
@@ -100,12 +103,17 @@ impl Deflater {
     pub fn new(config: &Config) -> Option<Deflater> {
         let Config { outgoing: direction, level, threshold, .. } = *config;
         let is_able = direction.window_bits >= LEAST_WINDOW_BITS;
-        is_able.then_some(Deflater { direction, level, threshold, coder: None })
+        let generation = process::generation();
+        is_able.then_some(Deflater { direction, level, threshold, coder: None, generation })
     }
 
-    /// Whether a message of `len` bytes is to be compressed. An empty one could not become shorter.
-    pub fn is_worth_while(&self, len: usize) -> bool {
-        len > 0 && len >= self.threshold
+    /// Whether a message of `len` bytes is to be compressed. An empty one could not become shorter. Of two
+    /// processes after a fork each would refer to messages that only the other has sent: with context
+    /// takeover it is up to the first of them.
+    pub fn compresses(&self, len: usize) -> bool {
+        len > 0
+            && len >= self.threshold
+            && (!self.direction.context_takeover || self.generation == process::generation())
     }
 
     fn key(&self) -> u8 {

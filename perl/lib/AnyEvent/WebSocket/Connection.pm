@@ -438,6 +438,9 @@ the connection does neither; a process that leaves its connection to one it has 
 the handle first, which says nothing to the peer. (The reference may go before the end of the program, as
 that in a lexical variable does when C<exit> is called: then it is Close 1000.)
 
+What a forked process sends is compressed only without context takeover: otherwise the peer could not make sense of
+what the other process compresses next.
+
 A connection that was cloned into another thread has nothing behind it: its methods do nothing.
 
 =head1 COMPATIBILITY
