@@ -162,7 +162,7 @@ send(shim *s, SV *message = &PL_sv_undef, ...)
         case AEWS_WHOLE:
             aews_conn_send(s->core, opcode, payload.data, payload.len);
             s->compressed = TRUE;
-            if (s->release_after > 0 && !s->release_timer)
+            if (s->release_after > 0 && !s->timer)
                 SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", reference(aTHX_ s), sv_2mortal(newSVnv(s->release_after)), NULL, 0));
             transport_output(aTHX_ s);
             break;
@@ -320,8 +320,8 @@ release_if_idle(live_shim *s)
 void
 keep_release_timer(live_shim *s, SV *timer)
   CODE:
-    SvREFCNT_dec(s->release_timer);
-    s->release_timer = SvOK(timer) ? newSVsv(timer) : NULL;
+    SvREFCNT_dec(s->timer);
+    s->timer = SvOK(timer) ? newSVsv(timer) : NULL;
 
 void
 closures(live_shim *s)
@@ -364,17 +364,19 @@ keep_idle(live_shim *s, SV *watcher)
     SvREFCNT_dec(s->idle);
     s->idle = newSVsv(watcher);
 
+# Nothing is compressed after a Close frame.
 void
-keep_timer(live_shim *s, SV *watcher)
+keep_close_timer(live_shim *s, SV *watcher)
   CODE:
     SvREFCNT_dec(s->timer);
     s->timer = newSVsv(watcher);
+    s->release_after = 0;
     s->received = FALSE;
 
 bool
-has_timer(live_shim *s)
+has_close_timer(live_shim *s)
   CODE:
-    RETVAL = s->timer != NULL;
+    RETVAL = s->timer && !s->release_after;
   OUTPUT:
     RETVAL
 
@@ -445,8 +447,7 @@ finish(live_shim *s)
     s->finished = TRUE;
     s->finish_pending = FALSE;
     SvREFCNT_dec(s->timer);
-    SvREFCNT_dec(s->release_timer);
-    s->timer = s->release_timer = NULL;
+    s->timer = NULL;
     aews_conn_finish(s->core);
   OUTPUT:
     RETVAL

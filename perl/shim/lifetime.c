@@ -147,7 +147,6 @@ static void detach(pTHX_ shim *s) {
     s->input_cv = NULL;
     SvREFCNT_dec(s->idle);
     SvREFCNT_dec(s->timer);
-    SvREFCNT_dec(s->release_timer);
     SvREFCNT_dec(s->finish_text);
     for (i = 0; i < 3; i++)
         SvREFCNT_dec(s->activity[i]);

@@ -26,7 +26,6 @@ typedef struct {
  * and each of the closures that stand in watchers and in the handle. Only the object makes it work:
  * once that is gone (`self` is NULL) the closures do nothing. */
 typedef struct shim {
-    U32 refs;
     aews_conn *core;
     /* The Connection's hash; not counted. */
     HV *self;
@@ -41,9 +40,10 @@ typedef struct shim {
     CV *input_cv;
     /* Watchers that are not in a slot of the handle. */
     SV *idle;
+    /* For the compressor, as long as there is one (release_after is not 0), or for the close timeout. */
     SV *timer;
-    SV *release_timer;
-    /* For how long a compressor may be idle before it is freed; 0 for ever. */
+    /* For how long a compressor may be idle before it is freed; 0 for ever, or where nothing is to be
+     * compressed any more. */
     NV release_after;
     /* The handle's _activity, _ractivity and _wactivity, for its timeouts (compat C20). */
     SV *activity[3];
@@ -51,6 +51,7 @@ typedef struct shim {
     NV started;
     /* Set when the socket ended before all messages were delivered: the text for `finish`. */
     SV *finish_text;
+    U32 refs;
 
     /* What is inside the handle is known to us. */
     bool known;

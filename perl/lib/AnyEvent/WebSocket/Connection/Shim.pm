@@ -215,11 +215,11 @@ my $PARTS = 4;
 
 sub start_close_timer {
     my ($connection) = @_;
-    return if !(($connection->{close_timeout} // 0) > 0) || has_timer($connection);
+    return if !(($connection->{close_timeout} // 0) > 0) || has_close_timer($connection);
     my ($silent, $unsent) = (0, unsent($connection));
     my $part = $connection->{close_timeout} / $PARTS;
     weaken $connection;
-    keep_timer($connection, AE::timer($part, $part, sub {
+    keep_close_timer($connection, AE::timer($part, $part, sub {
         return if !$connection || is_destroyed($connection);
         my $before = $unsent;
         $unsent = unsent($connection);
