@@ -110,6 +110,25 @@ static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     return (U8)number;
 }
 
+static void after_compressed(pTHX_ void *data) {
+    shim *s = (shim *)data;
+    if (s->undelivered && s->core)
+        aews_conn_release_compressor(s->core);
+    s->undelivered = FALSE;
+    shim_release(aTHX_ s);
+}
+
+/* Sends a compressed frame that the core has. Where the handle dies, the peer does not get it, and what follows must
+ * not refer to it. */
+static void send_compressed(pTHX_ shim *s) {
+    ENTER;
+    SAVEDESTRUCTOR_X(after_compressed, shim_hold(s));
+    s->undelivered = TRUE;
+    transport_output(aTHX_ s);
+    s->undelivered = FALSE;
+    LEAVE;
+}
+
 /* Options as AnyEvent::WebSocket::Connection::Deflate::options has made them. */
 static void deflate_options(pTHX_ SV *options, aews_deflate *out) {
     IV value[6];
@@ -162,9 +181,9 @@ send(shim *s, SV *message = &PL_sv_undef, ...)
         case AEWS_WHOLE:
             aews_conn_send(s->core, opcode, payload.data, payload.len);
             s->compressed = TRUE;
-            if (s->release_after > 0 && !s->timer)
+            send_compressed(aTHX_ s);
+            if (s->release_after > 0 && !s->timer && !s->finished)
                 SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", reference(aTHX_ s), sv_2mortal(newSVnv(s->release_after)), NULL, 0));
-            transport_output(aTHX_ s);
             break;
         default:
             break;
@@ -308,12 +327,14 @@ use_extensions(live_shim *s, SV *agreed, SV *options, NV release_after)
 
 # Frees the compressor where it has not been in use since this was called before, and tells whether it did.
 bool
-release_if_idle(live_shim *s)
+release_if_idle(shim *s)
   CODE:
-    RETVAL = !s->compressed;
-    s->compressed = FALSE;
+    /* Nothing, in another thread: timers are cloned, too. */
+    RETVAL = s && !s->compressed;
     if (RETVAL)
         aews_conn_release_compressor(s->core);
+    if (s)
+        s->compressed = FALSE;
   OUTPUT:
     RETVAL
 

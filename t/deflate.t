@@ -4,7 +4,7 @@ use strict;
 use warnings;
 use lib 't/lib';
 use Test2::V0;
-use Peer qw(connection_and_peer frame close_frame parse_frames read_until_eof write_all run_until run_for record);
+use Peer qw(connection_and_peer frame close_frame parse_frames read_frames read_until_eof write_all run_until run_for record);
 use Ways qw(on_both_ways);
 use Compress::Raw::Zlib;
 
@@ -208,10 +208,6 @@ subtest 'RSV1 without an extension, or where it does not belong, is an error' =>
 subtest 'a compressor that is idle is freed, and the next message starts anew' => sub {
     my ($connection, $peer) = connection_and_peer(role => 'server', extensions => $DEFLATE,
         permessage_deflate => {release_after => 0.05});
-    my $size = sub {
-        open my $statm, '<', '/proc/self/statm' or return 0;
-        return (split ' ', readline $statm)[1];
-    };
     $connection->send($TEXT);
     run_for(0.2);
     $connection->send($TEXT);
@@ -220,6 +216,49 @@ subtest 'a compressor that is idle is freed, and the next message starts anew' =
     is $frames[0]{payload}, $frames[1]{payload}, 'sent twice the same, though there is context takeover';
     is inflated(join '', map { frame(rsv => $_->{rsv}, payload => $_->{payload}) } @frames[0, 1]),
         [([4, 1, $TEXT]) x 2], 'which the other end understands';
+};
+
+subtest 'a timer that cannot be had does not hold back what was compressed' => sub {
+    my ($connection, $peer) = connection_and_peer(role => 'server', extensions => $DEFLATE,
+        permessage_deflate => {release_after => 10});
+    {
+        no warnings 'redefine';
+        local *AE::timer = sub { die "no timers today\n" };
+        is dies { $connection->send($TEXT) }, "no timers today\n", 'the exception is told';
+    }
+    my ($frame) = read_frames($peer, 1);
+    is inflater()->($frame->{payload}), $TEXT, 'the message has gone out';
+};
+
+{
+    package DyingHandle;
+    our @ISA = ('AnyEvent::Handle');
+    our $dies;
+    sub push_write {
+        my $self = shift;
+        die "full\n" if $dies;
+        $self->SUPER::push_write(@_);
+    }
+}
+
+subtest 'a message that the handle did not take is lost alone' => sub {
+    my ($ours, $peer) = Peer::socket_pair();
+    AnyEvent::fh_unblock($peer);
+    my $connection = AnyEvent::WebSocket::Connection->new(handle => DyingHandle->new(fh => $ours),
+        role => 'server', extensions => $DEFLATE, permessage_deflate => {threshold => 1});
+    $connection->send('one and one');
+    {
+        local $DyingHandle::dies = 1;
+        is dies { $connection->send('two and two, lost') }, "full\n", 'the exception is told';
+    }
+    $connection->send('two and two, sent');
+    $connection->send('two and two, sent');
+    $connection->close;
+    my $wire = read_until_eof($peer);
+    is inflated($wire),
+        [[4, 1, 'one and one'], ([4, 1, 'two and two, sent']) x 2, [0, 8, pack 'n', 1000]], 'what follows makes sense';
+    my (undef, $fresh, $referring) = map { length $_->{payload} } parse_frames($wire);
+    cmp_ok $referring, '<', $fresh, 'and refers to what did get through';
 };
 
 subtest 'extensions and its options are checked' => sub {

@@ -202,6 +202,18 @@ subtest 'a connection made in a thread ends with it (D3)' => sub {
         'as when it is dropped';
 };
 
+subtest 'a copy of the timer that frees a compressor does nothing' => sub {
+    my ($connection, $peer) = connection_and_peer(role => 'server', extensions => 'permessage-deflate',
+        permessage_deflate => { release_after => 0.05, threshold => 0 });
+    $connection->send('hello, hello');
+    in_thread { Peer::run_for(0.2); () };
+    Peer::run_for(0.2);
+    $connection->send('hello, hello');
+    my @frames = read_frames($peer, 2);
+    is [map { $_->{rsv} } @frames], [4, 4], 'compressed';
+    is $frames[0]{payload}, $frames[1]{payload}, 'the compressor has been freed here';
+};
+
 subtest 'many threads' => sub {
     my ($connection, $peer) = connection_and_peer();
     settle();

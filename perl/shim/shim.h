@@ -74,7 +74,9 @@ typedef struct shim {
      * not refused any. */
     bool corked;
     /* The compressor was in use of late. */
-    bool compressed;
+    U8 compressed : 1;
+    /* A compressed frame is on its way to the handle. */
+    U8 undelivered : 1;
     /* Something arrived since has_received was asked. */
     bool received;
 } shim;
