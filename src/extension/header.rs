@@ -102,16 +102,19 @@ impl<'a> Reader<'a> {
         }
         let start = self.at;
         let mut value = String::new();
-        for (at, byte) in self.rest().bytes().enumerate() {
-            match byte {
-                b'"' if !value.is_empty() => {
-                    self.at = start + at + 1;
-                    return Ok(Cow::Owned(value));
-                }
-                b'\\' => {}
-                _ if is_token(byte) => value.push(char::from(byte)),
-                _ => return Err(Malformed(start + at)),
+        let mut bytes = self.rest().bytes().enumerate();
+        while let Some((at, byte)) = bytes.next() {
+            if byte == b'"' && !value.is_empty() {
+                self.at = start + at + 1;
+                return Ok(Cow::Owned(value));
             }
+            // Whatever is escaped is to be part of a token, too.
+            let character = if byte == b'\\' { bytes.next() } else { Some((at, byte)) };
+            let (at, byte) = character.ok_or(Malformed(self.text.len()))?;
+            if !is_token(byte) {
+                return Err(Malformed(start + at));
+            }
+            value.push(char::from(byte));
         }
         Err(Malformed(self.text.len()))
     }
@@ -173,6 +176,11 @@ mod tests {
             ("a;b=\"1 2\"", 6),
             ("a;b=\"1\"2", 7),
             ("a;b='1'(", 7),
+            (r#"a;b="1\""#, 7),
+            (r#"a;b="1\"""#, 7),
+            (r#"a;b="1\\0""#, 7),
+            (r#"a;b="1\"#, 7),
+            (r#"a;b="\ 1""#, 6),
             ("\u{e4}", 0),
             ("a\0", 1),
             ("a/b", 1),
