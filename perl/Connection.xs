@@ -524,19 +524,25 @@ offer(SV *options)
   OUTPUT:
     RETVAL
 
-SV *
+# The answer, undef where there is to be none; undef and a text where the request is malformed.
+void
 answer(SV *offer, SV *options)
   PREINIT:
     aews_deflate wish;
+    aews_status status;
     char text[AEWS_EXTENSIONS_LEN];
     STRLEN len;
     const char *octets;
-  CODE:
+  PPCODE:
     deflate_options(aTHX_ options, &wish);
+    PUTBACK;
     octets = SvPVutf8(offer, len);
-    RETVAL = aews_deflate_answer(octets, len, &wish, text) == AEWS_OK ? newSVpv(text, 0) : &PL_sv_undef;
-  OUTPUT:
-    RETVAL
+    SPAGAIN;
+    status = aews_deflate_answer(octets, len, &wish, text);
+    if (status != AEWS_OK)
+        XPUSHs(&PL_sv_undef);
+    if (status == AEWS_OK || status == AEWS_ERR_MALFORMED)
+        mXPUSHp(text, strlen(text));
 
 # Why that cannot have been agreed upon, or undef.
 SV *

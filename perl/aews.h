@@ -185,7 +185,8 @@ aews_status aews_deflate_init(aews_deflate *deflate);
 aews_status aews_deflate_offer(const aews_deflate *wish, char *text);
 
 /* Writes the value of Sec-WebSocket-Extensions for the response to a request with the value in `offer`,
- * several headers joined with commas. AEWS_AGAIN where there is to be none. AEWS_ERR_MISUSE as above. */
+ * several headers joined with commas. AEWS_AGAIN where there is to be none. AEWS_ERR_MALFORMED where the
+ * request has to be refused, and the text says why. AEWS_ERR_MISUSE as above. */
 aews_status aews_deflate_answer(const char *offer, size_t len, const aews_deflate *wish, char *text);
 
 /* To be called before anything is received or sent: what was agreed upon is the value of

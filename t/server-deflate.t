@@ -121,7 +121,15 @@ subtest 'where it is not agreed upon, the bytes are as without it' => sub {
         'but something else';
     is $conversation->({permessage_deflate => 1}, 'permessage-deflate; unknown'), $expected,
         'with an unknown parameter';
-    is $conversation->({permessage_deflate => 1}, 'permessage-deflate; ;'), $expected, 'or malformed';
+    is $conversation->({}, 'permessage-deflate; ;'), $expected, 'nor does a server without it read what is malformed';
+};
+
+subtest 'a malformed field fails the handshake (RFC 6455 section 9.1)' => sub {
+    for my $case (['permessage-deflate; ;', 20], ['foo, /, permessage-deflate', 5], ["foo\xe4", 3], ['foo; bar="\\""', 11]) {
+        my ($field, $at) = @$case;
+        my ($outcome) = opening({permessage_deflate => 1}, request($FIELD => $field));
+        like $outcome->{error}, qr/^handshake error: \Q$FIELD\E is malformed at byte $at\b/, $field;
+    }
 };
 
 subtest 'a compressed frame without agreement fails the connection' => sub {

@@ -58,7 +58,7 @@ pub enum Refused {
     /// A parameter that the offer demanded.
     Missing(&'static str),
     /// A larger window than was offered.
-    WindowTooLarge(u8, u8),
+    WindowTooLarge(&'static str, u8, u8),
 }
 
 impl fmt::Display for Refused {
@@ -80,10 +80,9 @@ impl fmt::Display for Refused {
             Refused::Missing(name) => {
                 write!(f, "parameter {name} of {NAME} was offered, but is missing in the response")
             }
-            Refused::WindowTooLarge(bits, offered) => write!(
-                f,
-                "{SERVER_MAX_WINDOW_BITS} of {NAME} is {bits}, more than the {offered} offered"
-            ),
+            Refused::WindowTooLarge(name, bits, offered) => {
+                write!(f, "{name} of {NAME} is {bits}, more than the {offered} offered")
+            }
         }
     }
 }
@@ -151,67 +150,74 @@ fn window_bits(name: &'static str, value: Option<&str>) -> Result<Option<u8>, Re
     }
 }
 
+/// Appends a parameter.
+fn add(text: &mut String, parameter: fmt::Arguments<'_>) {
+    *text += "; ";
+    *text += &parameter.to_string();
+}
+
+/// The start of an offer or an answer: the parameters that have no value.
+fn text_with(server_no_context_takeover: bool, client_no_context_takeover: bool) -> String {
+    let mut text = NAME.to_owned();
+    if server_no_context_takeover {
+        add(&mut text, format_args!("{SERVER_NO_CONTEXT_TAKEOVER}"));
+    }
+    if client_no_context_takeover {
+        add(&mut text, format_args!("{CLIENT_NO_CONTEXT_TAKEOVER}"));
+    }
+    text
+}
+
 /// What a client offers.
 pub fn offer(wish: &Parameters) -> String {
-    let mut text = NAME.to_owned();
-    let mut add = |parameter: fmt::Arguments<'_>| {
-        text += "; ";
-        text += &parameter.to_string();
-    };
-    if wish.server_no_context_takeover {
-        add(format_args!("{SERVER_NO_CONTEXT_TAKEOVER}"));
-    }
-    if wish.client_no_context_takeover {
-        add(format_args!("{CLIENT_NO_CONTEXT_TAKEOVER}"));
-    }
+    let mut text = text_with(wish.server_no_context_takeover, wish.client_no_context_takeover);
     if wish.server_max_window_bits < 15 {
-        add(format_args!("{SERVER_MAX_WINDOW_BITS}={}", wish.server_max_window_bits));
+        add(&mut text, format_args!("{SERVER_MAX_WINDOW_BITS}={}", wish.server_max_window_bits));
     }
     // Says that the server may limit the client's window (section 7.1.2.2).
     if wish.client_max_window_bits < 15 {
-        add(format_args!("{CLIENT_MAX_WINDOW_BITS}={}", wish.client_max_window_bits));
+        add(&mut text, format_args!("{CLIENT_MAX_WINDOW_BITS}={}", wish.client_max_window_bits));
     } else {
-        add(format_args!("{CLIENT_MAX_WINDOW_BITS}"));
+        add(&mut text, format_args!("{CLIENT_MAX_WINDOW_BITS}"));
     }
     text
 }
 
 /// What a server answers to the `Sec-WebSocket-Extensions` of a request, which is what is agreed upon
-/// then. `None` where nothing that was offered can be accepted, or the header is
-/// malformed: the connection goes on without compression then.
+/// then. `None` where nothing that was offered can be accepted: the connection goes on without
+/// compression then.
 ///
 /// An offer is declined for a parameter that is unknown, repeated or has a wrong value (section 7.1);
 /// the first that is left is accepted (the client's order is its preference, section 5). Where the
 /// server wishes for a small window of the client's but the client does not say that it can have one,
 /// the window is what the client makes it.
-pub fn answer(header: &str, wish: &Parameters) -> Option<String> {
-    let extensions = header::parse(header).ok()?;
+///
+/// # Errors
+/// [`Refused::Malformed`]: the handshake "MUST" fail where the value does not follow the grammar (RFC 6455
+/// section 9.1).
+pub fn answer(header: &str, wish: &Parameters) -> Result<Option<String>, Refused> {
+    let extensions = header::parse(header)?;
     let mut offers = extensions.iter().filter(|extension| extension.name == NAME);
-    let offered = offers.find_map(|extension| read(extension).ok())?;
-
-    let mut text = NAME.to_owned();
-    let mut add = |parameter: fmt::Arguments<'_>| {
-        text += "; ";
-        text += &parameter.to_string();
+    let Some(offered) = offers.find_map(|extension| read(extension).ok()) else {
+        return Ok(None);
     };
-    if wish.server_no_context_takeover || offered.server_no_context_takeover {
-        add(format_args!("{SERVER_NO_CONTEXT_TAKEOVER}"));
-    }
-    if wish.client_no_context_takeover || offered.client_no_context_takeover {
-        add(format_args!("{CLIENT_NO_CONTEXT_TAKEOVER}"));
-    }
+
+    let mut text = text_with(
+        wish.server_no_context_takeover || offered.server_no_context_takeover,
+        wish.client_no_context_takeover || offered.client_no_context_takeover,
+    );
     // An offer with a limit is accepted by a limit (section 7.1.2.1).
     let bits = wish.server_max_window_bits.min(offered.server_max_window_bits.unwrap_or(15));
     if offered.server_max_window_bits.is_some() || bits < 15 {
-        add(format_args!("{SERVER_MAX_WINDOW_BITS}={bits}"));
+        add(&mut text, format_args!("{SERVER_MAX_WINDOW_BITS}={bits}"));
     }
     if let Some(offered) = offered.client_max_window_bits {
         let bits = wish.client_max_window_bits.min(offered.unwrap_or(15));
         if bits < 15 {
-            add(format_args!("{CLIENT_MAX_WINDOW_BITS}={bits}"));
+            add(&mut text, format_args!("{CLIENT_MAX_WINDOW_BITS}={bits}"));
         }
     }
-    Some(text)
+    Ok(Some(text))
 }
 
 /// What a client makes of the `Sec-WebSocket-Extensions` of a response to its [`offer`]: what is agreed
@@ -233,19 +239,21 @@ pub fn accept(header: &str, wish: &Parameters) -> Result<Option<Parameters>, Ref
     if wish.server_no_context_takeover && !accepted.server_no_context_takeover {
         return Err(Refused::Missing(SERVER_NO_CONTEXT_TAKEOVER));
     }
+    // "Equal to or smaller than" what was offered, both (sections 7.1.2.1 and 7.1.2.2).
+    let at_most = |name, bits, offered| match bits {
+        bits if bits > offered => Err(Refused::WindowTooLarge(name, bits, offered)),
+        bits => Ok(bits),
+    };
     let server_max_window_bits = match accepted.server_max_window_bits {
         None if wish.server_max_window_bits < 15 => {
             return Err(Refused::Missing(SERVER_MAX_WINDOW_BITS));
         }
-        Some(bits) if bits > wish.server_max_window_bits => {
-            return Err(Refused::WindowTooLarge(bits, wish.server_max_window_bits));
-        }
-        bits => bits.unwrap_or(15),
+        bits => at_most(SERVER_MAX_WINDOW_BITS, bits.unwrap_or(15), wish.server_max_window_bits)?,
     };
     let client_max_window_bits = match accepted.client_max_window_bits {
         // In a response the value is what the parameter is for (section 7.1.2.2).
         Some(None) => return Err(Refused::Value(CLIENT_MAX_WINDOW_BITS, None)),
-        Some(Some(bits)) => bits.min(wish.client_max_window_bits),
+        Some(Some(bits)) => at_most(CLIENT_MAX_WINDOW_BITS, bits, wish.client_max_window_bits)?,
         None => wish.client_max_window_bits,
     };
     Ok(Some(Parameters {
@@ -332,7 +340,7 @@ mod tests {
             ),
         ];
         for (offered, wish, expected) in cases {
-            assert_eq!(answer(offered, wish).as_deref(), Some(expected), "{offered}");
+            assert_eq!(answer(offered, wish), Ok(Some(expected.to_owned())), "{offered}");
         }
     }
 
@@ -360,12 +368,23 @@ mod tests {
         ];
         for parameter in parameters {
             let offered = format!("permessage-deflate; {parameter}");
-            assert_eq!(answer(&offered, &WISH), None, "{parameter}");
+            assert_eq!(answer(&offered, &WISH), Ok(None), "{parameter}");
         }
-        for offered in
-            ["", "foo", "Permessage-Deflate", "permessage-deflate; =", "permessage-deflate ;;"]
-        {
-            assert_eq!(answer(offered, &WISH), None, "{offered}");
+        for offered in ["", "foo", "Permessage-Deflate"] {
+            assert_eq!(answer(offered, &WISH), Ok(None), "{offered}");
+        }
+    }
+
+    /// RFC 6455 section 9.1, whatever else is offered.
+    #[test]
+    fn what_a_server_cannot_read() {
+        let cases = [
+            ("permessage-deflate; =", 20),
+            ("permessage-deflate ;;", 20),
+            ("foo, permessage-deflate, /", 25),
+        ];
+        for (offered, at) in cases {
+            assert_eq!(answer(offered, &WISH), Err(Refused::Malformed(at)), "{offered}");
         }
     }
 
@@ -383,9 +402,6 @@ mod tests {
         let bare = "permessage-deflate; server_no_context_takeover; server_max_window_bits=8";
         let expected = Parameters { server_max_window_bits: 8, ..SMALL };
         assert_eq!(agreed(bare, &SMALL), Some(expected));
-        let larger = "permessage-deflate; client_max_window_bits=12; server_max_window_bits=10; \
-                      server_no_context_takeover";
-        assert_eq!(agreed(larger, &SMALL), Some(SMALL));
     }
 
     #[test]
@@ -431,7 +447,13 @@ mod tests {
             (
                 "permessage-deflate; server_no_context_takeover; server_max_window_bits=11",
                 &SMALL,
-                WindowTooLarge(11, 10),
+                WindowTooLarge(SERVER_MAX_WINDOW_BITS, 11, 10),
+            ),
+            (
+                "permessage-deflate; client_max_window_bits=10; server_max_window_bits=10; \
+                 server_no_context_takeover",
+                &SMALL,
+                WindowTooLarge(CLIENT_MAX_WINDOW_BITS, 10, 9),
             ),
         ];
         for (response, wish, expected) in cases {
@@ -449,7 +471,8 @@ mod tests {
                     ..WISH
                 };
                 for (client, server) in [(&WISH, &small), (&small, &WISH), (&small, &small)] {
-                    let answer = answer(&offer(client), server).expect("an answer");
+                    let answer = answer(&offer(client), server);
+                    let answer = answer.expect("it is well formed").expect("an answer");
                     let agreed = accept(&answer, client).expect("it fits").expect("an extension");
                     assert_eq!(agreed, small, "{answer}");
                 }

@@ -44,6 +44,11 @@ fn wished(deflate: &aews_deflate) -> Option<(Parameters, u8)> {
     Some((parameters, level))
 }
 
+/// A header's value as text, which it is where it follows the grammar.
+fn header(value: &[u8]) -> Result<&str, Refused> {
+    std::str::from_utf8(value).map_err(|error| Malformed(error.valid_up_to()).into())
+}
+
 /// Writes a text of ours, none of which is longer than the parameters with their values.
 ///
 /// # Safety
@@ -88,13 +93,14 @@ ffi_fn! {
         let Some((wish, _)) = wish else {
             return AEWS_ERR_MISUSE;
         };
-        let answer = std::str::from_utf8(offer).ok();
-        let Some(answer) = answer.and_then(|offer| negotiation::answer(offer, &wish)) else {
-            return AEWS_AGAIN;
+        let (status, answer) = match header(offer).and_then(|offer| negotiation::answer(offer, &wish)) {
+            Ok(Some(answer)) => (AEWS_OK, answer),
+            Ok(None) => return AEWS_AGAIN,
+            Err(refused) => (AEWS_ERR_MALFORMED, refused.to_string()),
         };
         // SAFETY: not NULL, so there is the room that the header asks for.
         unsafe { write_text(text, &answer) };
-        AEWS_OK
+        status
     }
 }
 
@@ -129,10 +135,7 @@ fn use_extensions(conn: &mut Conn, agreed: &[u8], deflate: &aews_deflate) -> aew
         // What a server says is what is agreed upon.
         Role::Server => Parameters::default(),
     };
-    let agreed = std::str::from_utf8(agreed)
-        .map_err(|error| Refused::from(Malformed(error.valid_up_to())))
-        .and_then(|agreed| negotiation::accept(agreed, &wish));
-    match agreed {
+    match header(agreed).and_then(|agreed| negotiation::accept(agreed, &wish)) {
         Ok(Some(agreed)) => {
             let config = Config::new(role, &agreed);
             conn.connection.use_deflate(&Config { level, threshold: deflate.threshold, ..config });

@@ -321,7 +321,8 @@ static void test_deflate(void) {
     check(aews_deflate_offer(&wish, offer) == AEWS_OK && strstr(offer, "server_max_window_bits=12"), "%s", offer);
     check(aews_deflate_answer(offer, strlen(offer), &wish, answer) == AEWS_OK, "%s", answer);
     check(aews_deflate_answer("foo", 3, &wish, answer) == AEWS_AGAIN, "an extension that is not known");
-    check(aews_deflate_answer("\xFF", 1, &wish, answer) == AEWS_AGAIN, "bytes that are no header");
+    check(aews_deflate_answer("\xFF", 1, &wish, answer) == AEWS_ERR_MALFORMED, "bytes that are no header");
+    check(aews_deflate_answer("foo;", 4, &wish, answer) == AEWS_ERR_MALFORMED, "%s", answer);
     aews_deflate_answer(offer, strlen(offer), &wish, answer);
     use_extensions(p.client, answer, &wish);
     use_extensions(p.server, answer, &wish);

@@ -254,7 +254,8 @@ In either case C<subprotocol> of the connection is what the response had.
 =head2 permessage_deflate
 
 True, or a hash reference of options as L<AnyEvent::WebSocket::Connection/permessage_deflate> has them. Compresses
-messages (RFC 7692) with clients that offer it. Default: no compression.
+messages (RFC 7692) with clients that offer it. What is offered but unknown or cannot be is declined; a request with a
+malformed C<Sec-WebSocket-Extensions> is an error. Default: no compression, and the field is not looked at.
 
 Where C<handshake> returns a response string of its own making, messages are compressed only if the string has the
 header field C<Sec-WebSocket-Extensions>.

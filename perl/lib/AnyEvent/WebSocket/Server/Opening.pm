@@ -148,8 +148,11 @@ sub _answer {
     my $fields = $request->{fields};
     $response->subprotocol(_subprotocol($fields->{'sec-websocket-protocol'}, $server->{subprotocols}));
     my $offer = $fields->{'sec-websocket-extensions'};
-    $response->extensions(AnyEvent::WebSocket::Connection::Deflate::answer($offer, $server->{deflate}))
-        if $server->{deflate} && defined $offer;
+    if ($server->{deflate} && defined $offer) {
+        (my $extensions, $error) = AnyEvent::WebSocket::Connection::Deflate::answer($offer, $server->{deflate});
+        return $self->_fail("handshake error: $error") if defined $error;
+        $response->extensions($extensions);
+    }
 
     my ($octets, @other);
     ($error, $octets, @other) = $self->_ask_program($handshake);
