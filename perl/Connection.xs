@@ -133,6 +133,8 @@ static void send_compressed(pTHX_ shim *s) {
 static void deflate_options(pTHX_ SV *options, aews_deflate *out) {
     IV value[6];
     int i;
+    if (!SvROK(options) || SvTYPE(SvRV(options)) != SVt_PVAV)
+        croak("the options of permessage-deflate are not an array reference");
     for (i = 0; i < 6; i++) {
         SV **entry = av_fetch((AV *)SvRV(options), i, 0);
         value[i] = entry ? SvIV(*entry) : 0;

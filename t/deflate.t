@@ -261,6 +261,19 @@ subtest 'a message that the handle did not take is lost alone' => sub {
     cmp_ok $referring, '<', $fresh, 'and refers to what did get through';
 };
 
+subtest 'the private functions take the options as an array only' => sub {
+    my $error = qr/^the options of permessage-deflate are not an array reference at /;
+    for my $options (undef, 1, 'text', {}, \1) {
+        for my $call (
+            sub { AnyEvent::WebSocket::Connection::Deflate::offer($options) },
+            sub { AnyEvent::WebSocket::Connection::Deflate::answer($DEFLATE, $options) },
+            sub { AnyEvent::WebSocket::Connection::Deflate::refusal($DEFLATE, $options, 1) },
+        ) {
+            like dies { $call->() }, $error;
+        }
+    }
+};
+
 subtest 'extensions and its options are checked' => sub {
     my ($connection) = connection_and_peer(role => 'client', extensions => "$DEFLATE; client_max_window_bits=10");
     is $connection->extensions, "$DEFLATE; client_max_window_bits=10", 'the accessor';
