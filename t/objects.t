@@ -154,6 +154,20 @@ subtest 'a connection is a hash with its attributes (C2)' => sub {
     is $connection->{of_the_program}, 1, 'a program may keep something there';
 };
 
+subtest 'who is a client masks, unless it is told otherwise (C7)' => sub {
+    my $masked = sub { $CONNECTION->new(handle => handle(), @_)->masked };
+    is $masked->(role => 'client'), 1, 'a client';
+    is $masked->(role => 'server'), 0, 'a server';
+    is $masked->(role => undef), 0, 'whoever';
+    is $masked->(role => 'client', masked => 0), 0, 'a client that is told not to';
+    is $masked->(role => 'server', masked => 1), 1, 'a server that is told to';
+    my ($connection, $peer) = Peer::connection_and_peer(role => 'client');
+    $connection->send('hello');
+    my ($frame) = Peer::read_frames($peer, 1);
+    is length($frame->{key} // ''), 4, 'the frame has a key';
+    is $frame->{payload}, 'hello', 'and the payload';
+};
+
 subtest 'methods on what is no connection die instead of worse' => sub {
     my %methods = (send => ['x'], on => ['finish', sub { }], close => [], handle => [], close_code => []);
     for my $method (sort keys %methods) {

@@ -61,7 +61,8 @@ sub start_case {
     my %case = (row => $row, bytes => $bytes, eof => 0, wire => '');
     @case{qw(connection peer)} = $pair->(
         handle_options => [rbuf => $held->($bytes)],
-        ($row->{role} ? (role => $row->{role}) : ()),
+        # Not masked in any role, so that it can be compared.
+        ($row->{role} ? (role => $row->{role}, masked => 0) : ()),
         %{ $row->{options} || {} },
     );
     my ($connection, $peer) = @case{qw(connection peer)};

@@ -81,7 +81,6 @@ sub BUILD {
     exists $self->{$_} or !exists $args->{$_} or $self->{$_} = $args->{$_}
         for qw(handle masked subprotocol max_payload_size max_fragments max_message_size role validate_utf8
         close_timeout extensions permessage_deflate close_code close_reason close_error);
-    $self->{masked}        = 0  unless exists $self->{masked};
     $self->{validate_utf8} = 1  unless defined $self->{validate_utf8};
     $self->{close_timeout} = 30 unless defined $self->{close_timeout};
 
@@ -92,6 +91,7 @@ sub BUILD {
         && ($handle->can('push_write') || $handle->can('AUTOLOAD'));
     my $role = $self->role;
     Carp::croak("role must be 'client' or 'server'") if defined $role && !$ROLE{$role};
+    $self->{masked} = ($role // '') eq 'client' ? 1 : 0 unless exists $self->{masked};
     _number(close_timeout => $self->{close_timeout});
 
     # By methods, since a derived class may have its own.
@@ -223,8 +223,8 @@ handle with TLS, one of a derived class, or another object is used by its method
 
 =head2 masked
 
-Boolean, default false. Whether the frames sent are masked, as those of a client have to be. Each has a
-fresh key from the operating system's generator.
+Boolean. Whether the frames sent are masked, as those of a client have to be. Each has a fresh key from the operating
+system's generator. Default: true where C<role> is C<'client'>, else false.
 
 =head2 role
 
