@@ -256,6 +256,7 @@ impl Connection {
     }
 
     /// Nothing is sent any more, so nothing is compressed.
+    #[cold]
     fn on_close_sent(&mut self) {
         self.handshake.sent = true;
         self.deflater = None;
@@ -307,8 +308,10 @@ impl Connection {
 
     /// Whether a message of `len` bytes is to be compressed.
     fn compresses(&self, opcode: u8, len: usize) -> bool {
-        let is_message = opcode == Opcode::Text.number() || opcode == Opcode::Binary.number();
-        is_message && self.deflater.as_ref().is_some_and(|deflater| deflater.compresses(len))
+        self.deflater.as_ref().is_some_and(|deflater| {
+            let is_message = opcode == Opcode::Text.number() || opcode == Opcode::Binary.number();
+            is_message && deflater.compresses(len)
+        })
     }
 
     /// Gives back the memory that compressing holds, at the cost of a somewhat larger next message.
@@ -323,6 +326,8 @@ impl Connection {
     ///
     /// # Errors
     /// [`Misuse::Opcode`].
+    // Once for each frame: the call would be a tenth of it.
+    #[inline(always)]
     pub fn begin_frame(&mut self, opcode: u8, len: usize) -> Result<Begun, Misuse> {
         if opcode > 15 {
             return Err(Misuse::Opcode(opcode));

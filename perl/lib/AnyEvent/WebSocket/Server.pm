@@ -210,7 +210,8 @@ of L</permessage_deflate> was agreed upon (undef it to go without).
 =back
 
 It returns the response: that object, or one of its own with a method C<to_string>, or a string, which goes out as
-it is, where its header is one of HTTP and complete. What it returns in addition comes out of the condition variable behind the connection.
+it is, where its header is one of HTTP and complete. What it returns in addition comes out of the condition variable
+behind the connection.
 
 To refuse the request it dies: the condition variable croaks with the same exception, and the program can answer on
 the socket. Or it returns a response string with a status other than 101: this is sent, and then the condition

@@ -61,13 +61,14 @@ sub offers {
     # What is quoted has to be a token, too (RFC 6455 section 9.1).
     for my $offer (split /,/, $header) {
         # What is asked for is what a server without wishes of its own agrees to.
-        my $asks = answer($offer, $any) // next;
+        my ($asks) = answer($offer, $any);
+        next unless defined $asks;
         my %option = (
             server_no_context_takeover => 0,  client_no_context_takeover => 0,
             server_max_window_bits     => 15, client_max_window_bits     => 15,
         );
         $option{$1} = $2 // 1 while $asks =~ /; (\w+)(?:=(\d+))?/g;
-        push @offers, [\%option, answer($offer, $narrow) =~ /client_max_window_bits/ ? 1 : 0];
+        push @offers, [\%option, (answer($offer, $narrow))[0] =~ /client_max_window_bits/ ? 1 : 0];
     }
     return @offers;
 }
