@@ -2,61 +2,48 @@ package Bench::Environment;
 
 # What was in force during a run: without it the figures mean nothing.
 
-use 5.020;
-use warnings;
+use v5.36;
 
-use Config ();
+use Config   ();
+use Exporter qw( import );
 
-# The processors for server and load generator, one each, if this process
-# may use two and can hand them out.
-sub processors {
-    my $list = _field( '/proc/self/status', 'Cpus_allowed_list' ) // '';
-    my @all  = map { /\A(\d+)-(\d+)\z/ ? ( $1 .. $2 ) : $_ } split /,/, $list;
-    my ($taskset) = grep { -x } map { "$_/taskset" } split /:/, $ENV{PATH};
-    return @all >= 2 && defined $taskset ? @all[ 0, 1 ] : ();
-}
+our @EXPORT_OK = qw( describe available_memory );
 
-sub pin { defined $_[0] ? ( 'taskset', '-c', $_[0] ) : () }
-
-sub describe {
-    my (%arg) = @_;
+# In pairs. arg: processors, spin, spinner, network, writes.
+sub describe (%arg) {
     my ( $server, $client ) = @{ $arg{processors} };
-
     require AnyEvent;
     require EV;
     return [
         [ 'cpu',   _field( '/proc/cpuinfo', 'model name' ) // 'unknown' ],
         [ 'cores', scalar grep { /\Aprocessor\b/ } _lines('/proc/cpuinfo') ],
-        [ 'kernel',         _first('/proc/sys/kernel/osrelease') ],
-        [ 'tcp congestion', _first('/proc/sys/net/ipv4/tcp_congestion_control') ],
-        [
-            'pinned',
-            defined $server
-            ? "server to core $server, load generator to core $client"
-            : 'no'
-        ],
-        [
-            'load generator',
-            $arg{spin} ? 'polls without sleeping' : 'sleeps between events'
-        ],
-        [ 'load average', join ' ', ( split ' ', _first('/proc/loadavg') )[ 0 .. 2 ] ],
-        [ 'perl',         "$Config::Config{version}, AnyEvent $AnyEvent::VERSION, EV $EV::VERSION" ],
-        [ 'ours',         $arg{ours} ],
-        [ 'original',     $arg{original} ],
+        [ 'memory', sprintf '%.1f GiB', ( _field( '/proc/meminfo', 'MemTotal' ) // '0' ) =~ s/ kB//r / ( 1 << 20 ) ],
+        [ 'kernel', _first('/proc/sys/kernel/osrelease') ],
+        [ 'network of its own', $arg{network} ],
+        [ 'tcp congestion control', _first('/proc/sys/net/ipv4/tcp_congestion_control') ],
+        [ 'pinned', defined $server ? "server to core $server, load generator to core $client" : 'no' ],
+        [ 'SCHED_IDLE spinner on the server\'s core', $arg{spinner} ],
+        [ 'load generator', $arg{spin} ? 'polls without sleeping' : 'sleeps between events' ],
+        [ 'counting of write calls', $arg{writes} ],
+        [ 'load average at the start', join ' ', ( split ' ', _first('/proc/loadavg') )[ 0 .. 2 ] ],
+        [ 'Perl', "$Config::Config{version}, AnyEvent $AnyEvent::VERSION, EV $EV::VERSION" ],
     ];
 }
 
-sub _lines {
-    my ($path) = @_;
+sub available_memory () {
+    my ($kib) = ( _field( '/proc/meminfo', 'MemAvailable' ) // '' ) =~ /(\d+) kB/;
+    return defined $kib ? $kib << 10 : undef;
+}
+
+sub _lines ($path) {
     open my $file, '<', $path or return;
     chomp( my @lines = readline $file );
     return @lines;
 }
 
-sub _first { ( _lines(@_) )[0] // 'unknown' }
+sub _first ($path) { ( _lines($path) )[0] // 'unknown' }
 
-sub _field {
-    my ( $path, $name ) = @_;
+sub _field ( $path, $name ) {
     my ($value) = map { /\A\Q$name\E\s*:\s*(.*)/ } _lines($path);
     return $value;
 }

@@ -1,22 +1,17 @@
 package Bench::Report;
 
-# The figures of all rounds as tables, and whether they meet the targets.
+# The figures of all rounds as a page of Markdown.
 
-use 5.020;
-use warnings;
+use v5.36;
+use utf8;
 
-use Exporter qw( import );
-use List::Util qw( max min );
+use Exporter   qw( import );
+use List::Util qw( max );
 
-our @EXPORT_OK = qw( summary table latency_table remarks targets );
+use Bench::Statistics qw( TIE is_tie );
+use Bench::Targets    qw( targets );
 
-# Most of the original's server CPU time per message that ours may use.
-my @TARGETS = (
-    [ '16 B, 50 connections, 1 in flight',  1 / 3, sub { $_[0]{name} eq '16x50x1' } ],
-    [ '16 B, 50 connections, 16 in flight', 1 / 8, sub { $_[0]{name} eq '16x50x16' } ],
-    [ '64 KiB',                             1 / 3, sub { $_[0]{payload} == 64 << 10 } ],
-    [ '1 MiB',                              1 / 3, sub { $_[0]{payload} == 1 << 20 } ],
-);
+our @EXPORT_OK = qw( page );
 
 # A server that is off its core more than this part of the time could go faster.
 use constant IDLE => 0.1;
@@ -24,162 +19,161 @@ use constant IDLE => 0.1;
 # Of one core; below it the kernel's own clock ticks are all there is to see.
 use constant DISTURBED => 0.1;
 
-# Median and spread over the rounds of one cell: of each implementation, and
-# of ours relative to the original in the same round.
-sub summary {
-    my ($cell) = @_;
+# plots: for each scenario the names of the pictures.
+sub page ( $results, $plots ) {
+    my $data = $results->data;
+    return join "\n", '# Results', '', "Written by `bench/run` on $data->{date}; how it measures is in [README.md](README.md).",
+      '', _table( [ '', '' ], @{ $data->{environment} } ), '',
+      _reading($data), '', _failures($data), _servers($results), '', _targets($results), '',
+      _glance($results), map( { _scenario( $results, $_, $plots->{ $_->{name} } // [] ) } $results->scenarios );
+}
 
-    my %of = (
-        speed  => sub { 1e9 * $_[0]{messages} / $_[0]{wall_ns} },
-        cpu    => sub { $_[0]{server_cpu_ns} / 1e3 / $_[0]{messages} },
-        p50    => sub { $_[0]{p50_ns} / 1e3 },
-        p99    => sub { $_[0]{p99_ns} / 1e3 },
-        busy   => sub { $_[0]{server_cpu_ns} / $_[0]{wall_ns} },
-        others => sub { $_[0]{other_cpu_ns} / $_[0]{wall_ns} },
-    );
-    my %summary;
-    for my $figure ( keys %of ) {
-        my %values;
-        for my $impl (qw( ours original )) {
-            $values{$impl} = [ map { $of{$figure}->($_) } @{ $cell->{rounds}{$impl} } ];
-            $summary{$figure}{$impl} = _spread( @{ $values{$impl} } );
+sub _reading ($data) {
+    my $tie = sprintf '%d %%', 100 * TIE;
+    return "Each figure is the median of $data->{rounds} rounds of $data->{seconds} s (fewer where a scenario says so), all servers"
+      . " in turns, each round with a process of its own; in brackets are the least and the greatest, and beside it the best round."
+      . " CPU is what the server's process used, the kernel's work for it included. Ratios are of the medians, to ours;"
+      . " ≈ marks differences below $tie, which are ties.";
+}
+
+sub _failures ($data) {
+    my @failures = @{ $data->{failures} } or return;
+    return '## What failed', '', map( { "- $_->{peer}, $_->{where}: $_->{reason}" } @failures ), '';
+}
+
+sub _servers ($results) {
+    return '## Servers', '', _table( [qw( name what version )], map { [ @$_{qw( name about version )} ] } $results->peers );
+}
+
+sub _targets ($results) {
+    my @rows;
+    for my $target ( targets($results) ) {
+        my @measured = @{ $target->{measured} };
+        my @lines    = @measured ? @measured : { is => 'not measured', verdict => '' };
+        for my $line (@lines) {
+            my $where = @lines > 1 ? "$line->{cell}: " : '';
+            push @rows, [ $target->{what}, $target->{target}, "$where$line->{is}", $line->{verdict} ];
+            # Said once for all its cells.
+            $target->{what} = $target->{target} = '';
         }
-        next if $figure !~ /\A(?:speed|cpu)\z/;
-        my @pairs  = map { $values{ours}[$_] / $values{original}[$_] } 0 .. $#{ $values{ours} };
-        my $spread = _spread(@pairs);
-        $spread->{median} =
-          $summary{$figure}{ours}{median} / $summary{$figure}{original}{median};
-        $summary{$figure}{ratio} = $spread;
     }
-    return \%summary;
+    return '## Targets', '', _table( [ 'what', 'target', 'measured', '' ], @rows );
 }
 
-sub table {
-    my (@cells) = @_;
-    return _columns(
-        [
-            'payload',          'conn',          'in flight',     'ours msg/s',
-            'original msg/s',   'ours us CPU',   'original us CPU',
-            'CPU ours/original', 'speed', '',
-        ],
-        map {
-            my $s = $_->{summary};
-            [
-                _cell_columns($_),
-                ( map { _show( $s->{speed}{$_} ) } qw( ours original ) ),
-                ( map { _show( $s->{cpu}{$_} ) } qw( ours original ) ),
-                _show( $s->{cpu}{ratio}, '%.3f' ),
-                sprintf( '%.2f', $s->{speed}{ratio}{median} ),
-                _marks($s),
-            ]
-        } @cells
-    );
-}
+# ---- All echoes at once
 
-sub latency_table {
-    my (@cells) = @_;
-    my @kinds = map {
-        my $impl = $_;
-        map { [ $impl, $_ ] } qw( p50 p99 )
-    } qw( ours original );
-    return _columns(
-        [ 'payload', 'conn', 'in flight', map { "$_->[0] $_->[1] us" } @kinds ],
-        map {
+sub _glance ($results) {
+    my @cells = $results->cells('echo') or return;
+    my @peers = grep { my $p = $_; grep { $_->{rounds}{$p} } @cells } map { $_->{name} } $results->peers;
+    my @parts;
+    for ( [ cpu => 'Server CPU time for a message' ], [ speed => 'Messages per second' ] ) {
+        my ( $key, $title ) = @$_;
+        my @rows = map {
             my $cell = $_;
+            my $ours = $results->summary( 'echo', $cell, 'ours', $key );
             [
-                _cell_columns($cell),
-                map { _number( $cell->{summary}{ $_->[1] }{ $_->[0] }{median} ) } @kinds
-            ]
-        } @cells
-    );
+                $cell->{title},
+                $ours ? _number( $ours->{median} ) . ( $key eq 'cpu' ? ' µs' : '' ) : '',
+                map { _ratio( $results->ratio( 'echo', $cell, $key, $_, 'ours' ) ) } grep { $_ ne 'ours' } @peers
+            ];
+        } @cells;
+        push @parts, "### $title: ours, and the others as multiples of it", '',
+          _table( [ '', 'ours', grep { $_ ne 'ours' } @peers ], @rows ), '';
+    }
+    return '## Echoes at a glance', '', @parts;
 }
 
-sub remarks {
-    my (@cells) = @_;
-    my $marks = join '', map { _marks( $_->{summary} ) } @cells;
+# ---- A scenario
+
+sub _scenario ( $results, $scenario, $plots ) {
+    my @cells = $results->cells( $scenario->{name} );
+    my $text  = ref $scenario->{about} ? $scenario->{about}->() : $scenario->{about};
+    return "## $scenario->{title}", '', $text, '',
+      map( { ( "![$_->{title}](plots/$_->{file})", '' ) } @$plots ),
+      map( { _cell( $results, $scenario, $_ ) } @cells ),
+      _absent( $results, $scenario );
+}
+
+sub _cell ( $results, $scenario, $cell ) {
+    my @figures = @{ $scenario->{figures} };
+    my @head    = ( '', map { $_->{main} ? ( $_->{title}, 'best', 'ratio' ) : $_->{title} } @figures );
+    my @rows;
+    my $marks = '';
+    for my $peer ( map { $_->{name} } $results->peers ) {
+        my $rounds = $cell->{rounds}{$peer} or next;
+        my $mark   = _marks(@$rounds);
+        $marks .= $mark;
+        push @rows, [
+            $peer . ( $mark ? " $mark" : '' ),
+            map { _figure( $results, $scenario, $cell, $peer, $_ ) } @figures
+        ];
+    }
+    my $title = $cell->{title} // $cell->{name};
+    return "### $title", '', _table( \@head, @rows ), '', _remarks( $cell, $marks );
+}
+
+sub _figure ( $results, $scenario, $cell, $peer, $figure ) {
+    my $summary = $results->summary( $scenario->{name}, $cell, $peer, $figure->{key} );
+    return ( '', ('') x ( $figure->{main} ? 2 : 0 ) ) if !$summary;
+    return _number( $summary->{median} ) if !$figure->{main};
     return (
-        'Medians of the rounds, in brackets the least and the greatest.'
-          . ' CPU is the server\'s, in microseconds per message.',
-        $marks =~ /o/
-        ? 'o: our server was off its core for more than a tenth of the time, its speed is not its limit.'
-        : (),
-        $marks =~ /s/
-        ? 's: the original was off its core for more than a tenth of the time, its speed is not its limit.'
-        : (),
-        $marks =~ /!/
-        ? '!: other processes used more than a tenth of a core meanwhile; the speeds mean little, the CPU only roughly.'
-        : (),
+        sprintf( '%s (%s..%s)', map { _number( $summary->{$_} ) } qw( median min max ) ),
+        _number( $summary->{best} ),
+        $peer eq 'ours' ? '1' : _ratio( $results->ratio( $scenario->{name}, $cell, $figure->{key}, $peer, 'ours' ) ),
     );
 }
 
-# The worst cell decides.
-sub targets {
-    my (@cells) = @_;
-    return map {
-        my ( $what, $limit, $belongs ) = @$_;
-        my @ratios = map { $_->{summary}{cpu}{ratio}{median} } grep { $belongs->($_) } @cells;
-        my $ratio  = max @ratios;
-        sprintf 'Target %s: at most %.3f of the CPU: %s', $what, $limit,
-          !@ratios ? 'not measured'
-          : sprintf '%.3f%s, %s', $ratio, @ratios > 1 ? ' (worst of ' . @ratios . ' cells)' : '',
-          $ratio <= $limit ? 'met' : 'NOT met';
-    } @TARGETS;
+sub _marks (@rounds) {
+    @rounds = grep { defined $_->{wall_ns} } @rounds or return '';
+    my $median = sub ($of) { Bench::Statistics::summary( 'less', map { $of->($_) } @rounds )->{median} };
+    my $busy   = $median->( sub ($r) { $r->{server_cpu_ns} / $r->{wall_ns} } );
+    my $others = $median->( sub ($r) { ( $r->{other_cpu_ns} // 0 ) / $r->{wall_ns} } );
+    return join '', $busy < 1 - IDLE ? '°' : (), $others > DISTURBED ? '!' : ();
 }
 
-sub _marks {
-    my ($s) = @_;
-    return join '',
-      ( $s->{busy}{ours}{median} < 1 - IDLE     ? 'o' : () ),
-      ( $s->{busy}{original}{median} < 1 - IDLE ? 's' : () ),
-      ( max( map { $s->{others}{$_}{median} } qw( ours original ) ) > DISTURBED ? '!' : () );
+sub _remarks ( $cell, $marks ) {
+    my @remarks = (
+        $cell->{remark} // (),
+        $marks =~ /°/ ? '° was off its core for more than a tenth of the time: the speed is not its limit.' : (),
+        $marks =~ /!/ ? '! while other processes used more than a tenth of a core: speeds mean little, CPU only roughly.' : (),
+    );
+    return @remarks ? ( join( '  ', @remarks ), '' ) : ();
 }
 
-sub _spread {
-    my @sorted = sort { $a <=> $b } @_;
-    return {
-        median => ( $sorted[ $#sorted / 2 ] + $sorted[ @sorted / 2 ] ) / 2,
-        min    => $sorted[0],
-        max    => $sorted[-1],
+# Who is not in it, and why.
+sub _absent ( $results, $scenario ) {
+    my @absent = map {
+        my $why = $_->{lacks}{ $scenario->{name} };
+        defined $why && $_->{kind} ne 'floor' ? "$_->{name} ($why)" : ()
+    } $results->peers;
+    return @absent ? ( 'Not here: ' . join( ', ', @absent ) . '.', '' ) : ();
+}
+
+# ---- Text
+
+sub _ratio ($ratio) {
+    return '' if !defined $ratio;
+    return ( is_tie($ratio) ? '≈ ' : '' ) . ( $ratio >= 100 ? sprintf '%.0f', $ratio : sprintf '%.3g', $ratio );
+}
+
+sub _number ($n) {
+    return $n == 0 ? '0' : sprintf abs $n >= 100 ? '%.0f' : abs $n >= 10 ? '%.1f' : '%.2f', $n;
+}
+
+# Of the same width in each column, so that it can be read without being rendered; columns of numbers to the right.
+sub _table ( $head, @rows ) {
+    my ( @width, @right );
+    for my $column ( 0 .. $#$head ) {
+        my @cells = map { $_->[$column] // '' } @rows;
+        $width[$column] = max 3, map { length } $head->[$column], @cells;
+        $right[$column] = !grep { !/\A(?:(?:≈ )?[\d.]+(?: µs| \(.*\))?)?\z/ } @cells;
+    }
+    my $line = sub ($row) {
+        my @cells = map { sprintf $right[$_] ? '%*s' : '%-*s', $width[$_], $row->[$_] // '' } 0 .. $#width;
+        return '| ' . join( ' | ', @cells ) . ' |';
     };
-}
-
-sub _show {
-    my ( $spread, $format ) = @_;
-    my ( $median, $min, $max ) =
-      map { defined $format ? sprintf $format, $_ : _number($_) } @$spread{qw( median min max )};
-    return "$median ($min..$max)";
-}
-
-sub _number {
-    my ($n) = @_;
-    return sprintf $n >= 100 ? '%.0f' : $n >= 10 ? '%.1f' : '%.2f', $n;
-}
-
-sub _cell_columns {
-    my ($cell) = @_;
-    return ( _size( $cell->{payload} ), $cell->{connections}, $cell->{in_flight} );
-}
-
-sub _size {
-    my ($bytes) = @_;
-    return
-        $bytes % ( 1 << 20 ) == 0 ? ( $bytes >> 20 ) . ' MiB'
-      : $bytes % ( 1 << 10 ) == 0 ? ( $bytes >> 10 ) . ' KiB'
-      :                             "$bytes B";
-}
-
-sub _columns {
-    my (@rows) = @_;
-    my @widths = map {
-        my $column = $_;
-        max map { length $_->[$column] } @rows
-    } 0 .. $#{ $rows[0] };
-    return map {
-        my $row  = $_;
-        my $line = join '  ', map { sprintf '%*s', $widths[$_], $row->[$_] } 0 .. $#widths;
-        $line =~ s/\s+\z//;
-        $line;
-    } @rows;
+    my $rule = [ map { $right[$_] ? '-' x ( $width[$_] - 1 ) . ':' : '-' x $width[$_] } 0 .. $#width ];
+    return map { $line->($_) } $head, $rule, @rows;
 }
 
 1;

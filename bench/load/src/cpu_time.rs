@@ -30,7 +30,7 @@ impl Clock {
 
 #[derive(Debug)]
 pub struct CpuTime {
-    pid: u32,
+    pub pid: u32,
     pub clock: Clock,
 }
 
@@ -95,14 +95,16 @@ fn schedstat_ns(pid: u32) -> Result<u64, String> {
 }
 
 fn stat_ns(pid: u32) -> Result<u64, String> {
+    Ok((stat_field(pid, 11)? + stat_field(pid, 12)?) * NS_PER_TICK)
+}
+
+/// A figure of `/proc/PID/stat`, counted from the one after the command's name.
+pub fn stat_field(pid: u32, index: usize) -> Result<u64, String> {
     let path = format!("/proc/{pid}/stat");
     let text = fs::read_to_string(&path).map_err(|e| format!("{path}: {e}"))?;
-    // The command name may hold blanks and parentheses; the last one ends it.
+    // The name may hold blanks and parentheses; the last one ends it.
     let after_name = text.rsplit_once(')').map_or("", |(_, rest)| rest);
-    match (field(after_name, 11), field(after_name, 12)) {
-        (Some(user), Some(system)) => Ok((user + system) * NS_PER_TICK),
-        _ => Err(format!("{path}: no utime and stime")),
-    }
+    field(after_name, index).ok_or_else(|| format!("{path}: no figures"))
 }
 
 fn field(text: &str, index: usize) -> Option<u64> {

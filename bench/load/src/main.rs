@@ -1,20 +1,33 @@
-//! Load for a WebSocket echo server: keeps a fixed number of messages in
-//! flight, checks every byte that comes back, and relates the count to the
-//! CPU time the server spent on it. Prints one line of JSON.
+//! Load for WebSocket servers: keeps a fixed number of messages in flight,
+//! checks every byte that comes back, and relates the count to what the server
+//! spent on it. The servers that clients are measured with are here too.
 
 mod args;
+mod broadcast;
+mod connect;
+mod connections;
 mod cpu_time;
+mod echo;
 mod echo_check;
-mod load;
+mod idle;
+mod memory;
 mod messages;
 mod sender;
+mod serve;
 mod socket;
+mod text_check;
+mod texts;
+mod tls;
+mod upgrade;
+mod usage;
 
 use std::process::ExitCode;
 
+use args::{Args, Mode};
+
 fn main() -> ExitCode {
-    let result = args::Args::from_command_line().and_then(|args| match args {
-        Some(args) => load::run(&args).map(|report| println!("{}", report.to_json(&args))),
+    let result = Args::from_command_line().and_then(|args| match args {
+        Some(args) => run(&args).map(|report| println!("{report}")),
         None => {
             print!("{}", args::USAGE);
             Ok(())
@@ -26,5 +39,16 @@ fn main() -> ExitCode {
             eprintln!("load: {what}");
             ExitCode::FAILURE
         }
+    }
+}
+
+fn run(args: &Args) -> Result<serde_json::Value, String> {
+    match args.mode {
+        Mode::Echo => echo::run(args),
+        Mode::Broadcast => broadcast::run(args),
+        Mode::Connect => connect::run(args),
+        Mode::Idle => idle::run(args),
+        Mode::Accept => serve::accept(),
+        Mode::Flood => serve::flood(args),
     }
 }

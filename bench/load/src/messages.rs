@@ -1,10 +1,13 @@
 //! What the messages contain: a stamp that names connection and sequence
-//! number, then filler that differs from one message to the next.
+//! number, then filler that differs from one message to the next. Where
+//! compression is measured they are texts.
 
 use tungstenite::protocol::frame::{
     FrameHeader,
     coding::{Data, OpCode},
 };
+
+use crate::{args::Wire, texts::Texts};
 
 /// Bytes of the stamp, the least a message can hold.
 pub const STAMP: usize = 16;
@@ -19,6 +22,8 @@ pub const GATHERED_START: usize = 14 + STAMP;
 const SPREAD: usize = 4096;
 
 pub struct Messages {
+    wire: Wire,
+    texts: Texts,
     payload: usize,
     run: u32,
     plain: Vec<u8>,
@@ -31,15 +36,33 @@ pub struct Messages {
 }
 
 impl Messages {
-    pub fn new(payload: usize) -> Self {
+    pub fn new(payload: usize, wire: Wire) -> Self {
+        // Without WebSocket, what its frames have beside the payload is part
+        // of the message: as many bytes go to the server.
+        let key = match wire {
+            Wire::Raw => [0; 4],
+            _ => fastrand::u32(1..).to_ne_bytes(),
+        };
+        let payload = match wire {
+            Wire::Raw => payload + head(key).len(payload as u64),
+            _ => payload,
+        };
+        let texts = if wire == Wire::Deflate { Texts::new(payload) } else { Texts::none() };
         let mut plain = vec![0; payload - STAMP + SPREAD];
         fastrand::fill(&mut plain);
-        let key = fastrand::u32(1..).to_ne_bytes();
         let mut masked = Vec::new();
         if payload >= GATHERED {
             extend_masked(&mut masked, &plain, key);
         }
-        Messages { payload, run: fastrand::u32(..), plain, masked, key }
+        Messages { wire, texts, payload, run: fastrand::u32(..), plain, masked, key }
+    }
+
+    pub fn wire(&self) -> Wire {
+        self.wire
+    }
+
+    pub fn texts(&self) -> &Texts {
+        &self.texts
     }
 
     pub fn payload(&self) -> usize {
@@ -80,18 +103,25 @@ impl Messages {
         begin..begin + self.payload - STAMP
     }
 
-    pub fn head(&self, key: [u8; 4]) -> FrameHeader {
-        FrameHeader {
-            opcode: OpCode::Data(Data::Binary),
-            mask: Some(key),
-            ..FrameHeader::default()
+    /// A key for a frame that is masked as it is sent.
+    pub fn fresh_key(&self) -> [u8; 4] {
+        match self.wire {
+            Wire::Raw => [0; 4],
+            _ => fastrand::u32(..).to_ne_bytes(),
         }
     }
 
     pub fn append_frame(&self, out: &mut Vec<u8>, connection: u32, seq: u64, key: [u8; 4]) {
-        self.append_head(out, key);
-        extend_masked(out, &self.stamp(connection, seq), key);
-        extend_masked(out, self.filler(connection, seq), key);
+        if self.wire == Wire::Deflate {
+            let compressed = self.texts.compressed(connection, seq);
+            let text = FrameHeader { opcode: OpCode::Data(Data::Text), rsv1: true, ..head(key) };
+            write_head(out, &text, compressed.len());
+            extend_masked(out, compressed, key);
+        } else {
+            self.append_head(out, key);
+            extend_masked(out, &self.stamp(connection, seq), key);
+            extend_masked(out, self.filler(connection, seq), key);
+        }
     }
 
     /// Head and stamp of a frame whose rest is `masked_filler`.
@@ -103,8 +133,18 @@ impl Messages {
     }
 
     fn append_head(&self, out: &mut Vec<u8>, key: [u8; 4]) {
-        self.head(key).format(self.payload as u64, out).expect("writing to memory does not fail");
+        if self.wire != Wire::Raw {
+            write_head(out, &head(key), self.payload);
+        }
     }
+}
+
+fn head(key: [u8; 4]) -> FrameHeader {
+    FrameHeader { opcode: OpCode::Data(Data::Binary), mask: Some(key), ..FrameHeader::default() }
+}
+
+fn write_head(out: &mut Vec<u8>, head: &FrameHeader, length: usize) {
+    head.format(length as u64, out).expect("writing to memory does not fail");
 }
 
 /// The bytes already in `out` must leave the mask at its first byte.

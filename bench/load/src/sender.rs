@@ -3,7 +3,10 @@
 
 use std::io::{self, IoSlice, Write};
 
-use crate::messages::{GATHERED, Messages};
+use crate::{
+    args::Wire,
+    messages::{GATHERED, Messages},
+};
 
 /// Most frames in one gathered write.
 const FRAMES: u64 = 16;
@@ -25,7 +28,7 @@ enum Way {
 
 impl Sender {
     pub fn new(connection: u32, messages: &Messages) -> Self {
-        let way = if messages.payload() < GATHERED {
+        let way = if messages.payload() < GATHERED || messages.wire() == Wire::Deflate {
             Way::Copied { bytes: Vec::new(), sent: 0 }
         } else {
             Way::Gathered { first: 0, sent: 0 }
@@ -39,7 +42,7 @@ impl Sender {
 
     pub fn queue(&mut self, messages: &Messages) {
         if let Way::Copied { bytes, .. } = &mut self.way {
-            let key = fastrand::u32(..).to_ne_bytes();
+            let key = messages.fresh_key();
             messages.append_frame(bytes, self.connection, self.next, key);
         }
         self.next += 1;
@@ -146,7 +149,7 @@ mod tests {
         for (payload, head, width) in
             [(16, 6, 5), (1027, 8, 999), (GATHERED, 14, 50_000), (GATHERED + 3, 14, 70_001)]
         {
-            let messages = Messages::new(payload);
+            let messages = Messages::new(payload, Wire::WebSocket);
             let mut sender = Sender::new(3, &messages);
             let mut socket = Narrow { taken: Vec::new(), width, full: false };
             for _ in 0..20 {

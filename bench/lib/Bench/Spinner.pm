@@ -1,0 +1,42 @@
+package Bench::Spinner;
+
+# Keeps the server's core awake: a process of the scheduler's lowest class, which anything else takes the place of at
+# once. A virtual machine whose core halts has to be woken by the host, which takes longer than a message.
+
+use v5.36;
+
+use parent 'Bench::Process';
+
+use Bench::Isolation qw( pin );
+use Interop::Install qw( find_program );
+
+my $SPIN = 'my $parent = shift; 0 while getppid == $parent and defined $parent';
+
+# Undefined where there is none; then the second value says why.
+sub start ( $class, $processor ) {
+    return undef, 'the server has no core of its own' if !defined $processor;
+    my $chrt = find_program('chrt') or return undef, 'there is no program chrt (Debian package util-linux)';
+    my $self = $class->SUPER::start(
+        name    => 'the spinner',
+        command => [ pin($processor), $chrt, '--idle', 0, $^X, '-e', $SPIN, $$ ],
+    );
+    # Until the programs before it have given way to it.
+    select undef, undef, undef, 0.2;
+    return $self if _class( $self->pid ) eq '5';
+    return undef, 'the class SCHED_IDLE could not be had';
+}
+
+# It does not look at its standard input.
+sub end ($self) {
+    Bench::Process::end_one( $self->pid );
+    return;
+}
+
+# The policy, as sched(7) numbers it.
+sub _class ($pid) {
+    open my $file, '<', "/proc/$pid/stat" or return '';
+    my ($fields) = readline($file) =~ /.*\) (.*)/s;
+    return ( split ' ', $fields )[38] // '';
+}
+
+1;
