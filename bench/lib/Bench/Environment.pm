@@ -6,14 +6,13 @@ use v5.36;
 
 use Config   ();
 use Exporter qw( import );
+use Module::Load::Conditional qw( check_install );
 
 our @EXPORT_OK = qw( describe available_memory );
 
 # In pairs. arg: processors, spin, spinner, network, writes.
 sub describe (%arg) {
     my ( $server, $client ) = @{ $arg{processors} };
-    require AnyEvent;
-    require EV;
     return [
         [ 'cpu',   _field( '/proc/cpuinfo', 'model name' ) // 'unknown' ],
         [ 'cores', scalar grep { /\Aprocessor\b/ } _lines('/proc/cpuinfo') ],
@@ -26,9 +25,12 @@ sub describe (%arg) {
         [ 'load generator', $arg{spin} ? 'polls without sleeping' : 'sleeps between events' ],
         [ 'counting of write calls', $arg{writes} ],
         [ 'load average at the start', join ' ', ( split ' ', _first('/proc/loadavg') )[ 0 .. 2 ] ],
-        [ 'Perl', "$Config::Config{version}, AnyEvent $AnyEvent::VERSION, EV $EV::VERSION" ],
+        [ 'Perl', "$Config::Config{version}" . join '', map { ", $_ " . _version($_) } qw( AnyEvent EV ) ],
     ];
 }
+
+# Without loading it: EV would take over the signals of child processes.
+sub _version ($module) { ( check_install( module => $module ) // { version => 'unknown' } )->{version} }
 
 sub available_memory () {
     my ($kib) = ( _field( '/proc/meminfo', 'MemAvailable' ) // '' ) =~ /(\d+) kB/;

@@ -5,6 +5,7 @@ package Bench::Process;
 
 use v5.36;
 
+use Errno       ();
 use File::Temp  ();
 use IO::Select  ();
 use POSIX       qw( WNOHANG );
@@ -41,19 +42,25 @@ sub pid  ($self) { $self->{pid} }
 
 # The next line of its output.
 sub line ( $self, $patience = PATIENCE ) {
-    my $line = IO::Select->new( $self->{out} )->can_read($patience) ? readline $self->{out} : undef;
+    my $line = $self->_readable( time + $patience ) ? readline $self->{out} : undef;
     die "$self->{name} says nothing", $self->_complaint, "\n" if !defined $line;
     return $line;
 }
 
+# Gives it all that it gets to read.
+sub write ( $self, $bytes ) {
+    my $in = delete $self->{in};
+    print {$in} $bytes or die "$self->{name} does not read: $!\n";
+    close $in or die "$self->{name} does not read: $!\n";
+    return;
+}
+
 # All of its output, once it has come to its end by itself.
 sub output ( $self, $patience ) {
-    my $select = IO::Select->new( $self->{out} );
     my $until  = time + $patience;
     my $output = '';
     while (1) {
-        my $left = $until - time;
-        if ( $left <= 0 || !$select->can_read($left) ) {
+        if ( !$self->_readable($until) ) {
             $self->_kill;
             die "$self->{name} did not end within $patience s", $self->_complaint, "\n";
         }
@@ -61,6 +68,17 @@ sub output ( $self, $patience ) {
     }
     $self->end;
     return $output;
+}
+
+# Whether there is something to read before that time; signals only interrupt the wait.
+sub _readable ( $self, $until ) {
+    my $select = IO::Select->new( $self->{out} );
+    while ( ( my $left = $until - time ) > 0 ) {
+        local $! = 0;
+        return 1 if $select->can_read($left);
+        return 0 if $! && !$!{EINTR};
+    }
+    return 0;
 }
 
 # Closes its standard input, and sees to it that it ends.

@@ -42,8 +42,10 @@ pub fn accept() -> Result<Value, String> {
     Ok(Value::Null)
 }
 
-/// Sends without pause to one client: a text `begin` after the warm-up, a text
-/// `end` with the number of messages in between, and then Close.
+/// Sends without pause to one client: a text `begin` after the warm-up, which
+/// the client answers with a message of its own once it has caught up, so that
+/// nothing is on the way; then what counts, a text `end` with the number of
+/// those messages, and Close.
 pub fn flood(args: &Args) -> Result<Value, String> {
     let listener = listen().map_err(|e| e.to_string())?;
     let (mut socket, _) = listener.accept().map_err(|e| e.to_string())?;
@@ -57,6 +59,7 @@ fn send(socket: &mut TcpStream, args: &Args) -> io::Result<u64> {
     let message = frame(Data::Binary, &vec![b'x'; args.payload]);
     batches(socket, &message, args.warm_up)?;
     socket.write_all(&frame(Data::Text, b"begin"))?;
+    read_some(socket, &mut [0; 256])?;
     let count = batches(socket, &message, args.measured)?;
     socket.write_all(&frame(Data::Text, format!("end {count}").as_bytes()))?;
     socket.write_all(&CLOSE)?;
