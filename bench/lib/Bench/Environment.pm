@@ -10,7 +10,7 @@ use Module::Load::Conditional qw( check_install );
 
 our @EXPORT_OK = qw( describe available_memory );
 
-# In pairs. arg: processors, spin, spinner, network, writes.
+# In pairs. arg: processors, spin, spinner, network, writes, rust.
 sub describe (%arg) {
     my ( $server, $client ) = @{ $arg{processors} };
     return [
@@ -26,6 +26,7 @@ sub describe (%arg) {
         [ 'counting of write calls', $arg{writes} ],
         [ 'load average at the start', join ' ', ( split ' ', _first('/proc/loadavg') )[ 0 .. 2 ] ],
         [ 'Perl', "$Config::Config{version}" . join '', map { ", $_ " . _version($_) } qw( AnyEvent EV ) ],
+        [ 'Rust', $arg{rust} ],
     ];
 }
 

@@ -200,6 +200,12 @@ sub cargo ( $directory, $program, $install ) {
     return $path;
 }
 
+sub rust_version () {
+    my $rustc = find_program('rustc') or return 'not there now';
+    my ($version) = `$rustc --version` =~ /\Arustc (\S+)/;
+    return $version // 'unknown';
+}
+
 # Which version of a crate a project is built with.
 sub _locked ( $directory, $crate ) {
     open my $lock, '<', "$directory/Cargo.lock" or return;

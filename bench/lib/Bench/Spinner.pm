@@ -10,7 +10,7 @@ use parent 'Bench::Process';
 use Bench::Isolation qw( pin );
 use Interop::Install qw( find_program );
 
-my $SPIN = 'my $parent = shift; 0 while getppid == $parent and defined $parent';
+my $SPIN = '0 while getppid == $ARGV[0]';
 
 # Undefined where there is none; then the second value says why.
 sub start ( $class, $processor ) {
