@@ -31,7 +31,8 @@ Debian if root runs this. Build this project first: perl Makefile.PL && make
   --seconds S        how long to send in each round (1)
   --warm-up S        load before anything is counted (0.3)
   --output DIR       where RESULTS.md and plots/ go (bench; target/bench/part where only a part is run)
-  --json FILE        where all figures of all rounds go (target/bench/results.json)
+  --json FILE        where all figures of all rounds go, written after each scenario
+                     (target/bench/results.json; target/bench/part/results.json where only a part is run)
   --render FILE      measure nothing, but write the page and the plots of what --json has written
   --no-install       install and build nothing
   --no-network       stay in the machine's network instead of one of our own

@@ -9,6 +9,7 @@ use Cwd      qw( abs_path );
 use Exporter qw( import );
 
 use Interop::Install qw( find_program need_module need_program node_packages python_packages );
+use Module::Load::Conditional qw( check_install );
 
 our @EXPORT_OK = qw( peers prepare below_root cargo );
 
@@ -33,7 +34,7 @@ my @PEERS = (
     {
         name    => 'original',
         kind    => 'peer',
-        prepare => sub ($install) { _anyevent( 'original', \&_original_is_original ) },
+        prepare => sub ($install) { _anyevent( 'original', $install, \&_original_is_original ) },
         about   => 'the original AnyEvent::WebSocket::Connection behind the handshake of Protocol::WebSocket, on EV',
         client  => 1,
         lacks   => { deflate => $NO_DEFLATE },
@@ -99,20 +100,33 @@ sub below_root ($path) {
     return $real eq $ROOT || index( $real, "$ROOT/" ) == 0;
 }
 
+# ---- What Debian has
+
+sub _module ( $package, $module, $install ) {
+    return need_module( $package, $module ) if $install;
+    check_install( module => $module ) or die "there is no Perl module $module (Debian package $package)\n";
+    return;
+}
+
+sub _program ( $packages, $program, $install ) {
+    return need_program( $packages, $program ) if $install;
+    return find_program($program) // die "there is no program $program (Debian packages: $packages)\n";
+}
+
 # ---- Perl
 
 sub _ours ($install) {
     my $module = "$ROOT/blib/lib/AnyEvent/WebSocket/Connection.pm";
     die "this project is not built: perl Makefile.PL && make\n" if !-e $module;
-    need_module( 'libprotocol-websocket-perl', 'Protocol::WebSocket' );
+    _module( 'libprotocol-websocket-perl', 'Protocol::WebSocket', $install );
     return {
-        %{ _anyevent( 'ours', \&_ours_is_ours, "$ROOT/blib/lib", "$ROOT/blib/arch" ) },
+        %{ _anyevent( 'ours', $install, \&_ours_is_ours, "$ROOT/blib/lib", "$ROOT/blib/arch" ) },
         version => _revision(),
     };
 }
 
-sub _anyevent ( $impl, $check, @lib ) {
-    need_module( 'libev-perl', 'EV' );
+sub _anyevent ( $impl, $install, $check, @lib ) {
+    _module( 'libev-perl', 'EV', $install );
     my @options = ( '--impl', $impl, map { ( '--lib', $_ ) } @lib );
     return {
         command => [ $^X, "$BENCH/peers/perl/anyevent", @options ],
@@ -141,23 +155,22 @@ sub _revision () {
 }
 
 sub _mojolicious ($install) {
-    need_module( 'libev-perl',           'EV' );
-    need_module( 'libmojolicious-perl',  'Mojolicious' );
-    need_module( 'libio-socket-ssl-perl', 'IO::Socket::SSL' );
-    require Module::Load::Conditional;
-    my $info = Module::Load::Conditional::check_install( module => 'Mojolicious' );
+    _module( 'libev-perl', 'EV', $install );
+    _module( 'libmojolicious-perl', 'Mojolicious', $install );
+    _module( 'libio-socket-ssl-perl', 'IO::Socket::SSL', $install );
+    my $info = check_install( module => 'Mojolicious' );
     return { command => [ $^X, "$BENCH/peers/perl/mojolicious" ], version => "$info->{version}" };
 }
 
 sub _floor_ev ($install) {
-    need_module( 'libev-perl', 'EV' );
+    _module( 'libev-perl', 'EV', $install );
     return { command => [ $^X, "$BENCH/floors/ev.pl" ] };
 }
 
 # ---- npm and PyPI
 
 sub _node ($install) {
-    my $node    = need_program( 'nodejs npm', 'node' );
+    my $node    = _program( 'nodejs npm', 'node', $install );
     my $modules = "$TARGET/node";
     node_packages( "$BENCH/peers/node", $modules ) if $install;
     die "its packages are not installed\n" if !-d "$modules/node_modules";
@@ -166,7 +179,7 @@ sub _node ($install) {
 
 sub _python ( $package, $install ) {
     # The packages are for its version, and it is found again by the same name.
-    my $python   = need_program( 'python3', 'python3' );
+    my $python   = _program( 'python3', 'python3', $install );
     my $packages = "$TARGET/python";
     python_packages( $python, "$BENCH/peers/python/requirements.txt", $packages ) if $install;
     die "its packages are not installed\n" if !-d $packages;

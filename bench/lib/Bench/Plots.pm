@@ -1,6 +1,6 @@
 package Bench::Plots;
 
-# What is drawn: for each scenario a picture of each of its main figures, with a panel for each cell.
+# What is drawn: for each scenario pictures of its main figures, with a panel for each cell.
 
 use v5.36;
 use utf8;
@@ -24,17 +24,24 @@ my @ECHO = map {
         suffix => "-${connections}x${in_flight}",
         title  => ", $connections connection" . ( $connections == 1 ? '' : 's' ) . ", $in_flight in flight",
         takes  => sub ($cell) { $cell->{connections} == $connections && $cell->{in_flight} == $in_flight },
+        # With more in flight the time is mostly that of waiting for the others.
+        draws => sub ($figure) { $figure->{main} || $in_flight == 1 && $figure->{key} =~ /\Ap\d+\z/ },
     }
 } [ 1, 1 ], [ 1, 16 ], [ 50, 1 ], [ 50, 16 ];
-my @ALL = { suffix => '', title => '', takes => sub ($cell) { 1 } };
+my @ALL = {
+    suffix => '',
+    title  => '',
+    takes  => sub ($cell) { 1 },
+    draws  => sub ($figure) { $figure->{main} },
+};
 
 # Draws them into a directory and returns, for each scenario's name, their files and titles.
 sub plots ( $results, $directory, $install ) {
     my ( @pictures, %plots );
     for my $scenario ( $results->scenarios ) {
         my $name = $scenario->{name};
-        for my $figure ( grep { $_->{main} } @{ $scenario->{figures} } ) {
-            for my $group ( $name eq 'echo' ? @ECHO : @ALL ) {
+        for my $figure ( @{ $scenario->{figures} } ) {
+            for my $group ( grep { $_->{draws}->($figure) } $name eq 'echo' ? @ECHO : @ALL ) {
                 my @panels = grep { $_ } map { _panel( $results, $scenario, $figure, $_ ) }
                   grep { $group->{takes}->($_) } $results->cells($name);
                 next if !@panels;
