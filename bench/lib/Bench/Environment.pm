@@ -10,6 +10,8 @@ use Module::Load::Conditional qw( check_install );
 
 our @EXPORT_OK = qw( describe available_memory );
 
+my $IDLE = '/sys/devices/system/cpu/cpuidle';
+
 # In pairs. arg: processors, spin, spinner, network, writes, rust.
 sub describe (%arg) {
     my ( $server, $client ) = @{ $arg{processors} };
@@ -18,6 +20,7 @@ sub describe (%arg) {
         [ 'cores', scalar grep { /\Aprocessor\b/ } _lines('/proc/cpuinfo') ],
         [ 'memory', sprintf '%.1f GiB', ( _field( '/proc/meminfo', 'MemTotal' ) // '0' ) =~ s/ kB//r / ( 1 << 20 ) ],
         [ 'kernel', _first('/proc/sys/kernel/osrelease') ],
+        [ 'idle cores', 'driver ' . _first("$IDLE/current_driver") . ', governor ' . _first("$IDLE/current_governor") ],
         [ 'network of its own', $arg{network} ],
         [ 'tcp congestion control', _first('/proc/sys/net/ipv4/tcp_congestion_control') ],
         [ 'pinned', defined $server ? "server to core $server, load generator to core $client" : 'no' ],
