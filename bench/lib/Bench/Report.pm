@@ -30,7 +30,7 @@ sub page ( $results, $plots ) {
 
 sub _reading ($data) {
     my $tie = sprintf '%d %%', 100 * TIE;
-    return "Each figure is the median of $data->{rounds} rounds of $data->{seconds} s (fewer where a scenario says so), all servers"
+    return "Each figure is the median of rounds of $data->{seconds} s, $data->{rounds} of them (fewer where a scenario says so), all servers"
       . " in turns, each round with a process of its own; in brackets are the least and the greatest, and beside it the best round."
       . " CPU is what the server's process used, the kernel's work for it included. Ratios are of the medians, to ours;"
       . " ≈ marks differences below $tie, which are ties.";
