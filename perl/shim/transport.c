@@ -25,8 +25,18 @@
 #define READ_AHEAD_LEN (1 << 20)
 /* How much is read at the end: what a socket may have, with the usual limits, but not for ever. */
 #define DRAIN_LEN (8 << 20)
-/* What wbuf may keep for the next time. */
-#define WBUF_KEPT_LEN 4096
+/* What wbuf may keep for the next time: an idle connection is to have no buffers to speak of. */
+#define WBUF_KEPT_LEN 512
+
+/* Empties a string, and gives back its memory. */
+static void drop_string(pTHX_ SV *string) {
+    (void)SvPV_force_nolen(string);
+    SvPV_free(string);
+    SvPV_set(string, NULL);
+    SvLEN_set(string, 0);
+    SvCUR_set(string, 0);
+    sv_setpvs(string, "");
+}
 
 static HV *handle_hash(shim *s) {
     SV *handle = s->handle && SvROK(s->handle) ? SvRV(s->handle) : NULL;
@@ -76,6 +86,13 @@ static int handle_fd(pTHX_ HV *handle) {
     return PerlIO_fileno(IoIFP(io));
 }
 
+/* A handle has no buffers in the beginning: these have been left by the opening handshake. */
+static void drop_if_empty(pTHX_ HV *handle, SV *key) {
+    SV *buffer = hash_value(aTHX_ handle, key);
+    if (buffer && SvPOK(buffer) && !SvCUR(buffer))
+        (void)hv_delete_ent(handle, key, G_DISCARD, SvSHARED_HASH(key));
+}
+
 /* Decides whether to go direct; the caller, who knows what is inside such handles, then installs the closures
  * accordingly. */
 bool transport_choose(pTHX_ shim *s) {
@@ -91,6 +108,8 @@ bool transport_choose(pTHX_ shim *s) {
         return FALSE;
     for (i = 0; i < 3; i++)
         s->activity[i] = SvREFCNT_inc(*hv_fetch(handle, names[i], strlen(names[i]), 1));
+    drop_if_empty(aTHX_ handle, context_get(aTHX)->key.rbuf);
+    drop_if_empty(aTHX_ handle, context_get(aTHX)->key.wbuf);
     return s->direct = TRUE;
 }
 
@@ -152,7 +171,7 @@ bool transport_absorb(pTHX_ shim *s, SV *handle) {
         return FALSE;
     s->received = TRUE;
     aews_conn_receive(s->core, (const uint8_t *)data, len);
-    sv_setpvs(rbuf, "");
+    drop_string(aTHX_ rbuf);
     return TRUE;
 }
 
@@ -328,12 +347,9 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
         touch(aTHX_ s, FALSE);
     all = sent == total;
     if (all) {
-        if (SvLEN(wbuf) > WBUF_KEPT_LEN) {
-            SvPV_free(wbuf);
-            SvPV_set(wbuf, NULL);
-            SvLEN_set(wbuf, 0);
-        }
-        if (SvCUR(wbuf))
+        if (SvLEN(wbuf) > WBUF_KEPT_LEN)
+            drop_string(aTHX_ wbuf);
+        else if (SvCUR(wbuf))
             sv_setpvs(wbuf, "");
     } else if (status != AEWS_ERR_IO) {
         if (sent < slices[0].len) {

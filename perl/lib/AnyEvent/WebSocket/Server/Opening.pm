@@ -220,10 +220,10 @@ sub _establish {
         $connection = eval {
             AnyEvent::WebSocket::Connection->new(
                 %{ $server->{connection} },
-                handle      => $handle,
-                role        => 'server',
-                subprotocol => $says->{subprotocol},
-                extensions  => $extensions,
+                handle => $handle,
+                role   => 'server',
+                defined $says->{subprotocol} ? (subprotocol => $says->{subprotocol}) : (),
+                defined $extensions          ? (extensions  => $extensions)          : (),
             );
         };
         $error = $@;
