@@ -35,22 +35,20 @@ impl Block {
         Block { data: NonNull::dangling(), len: 0, capacity: 0 }
     }
 
-    /// An empty block for `capacity` bytes: a spare one, if there is one that fits and is not much too
-    /// large, for what its bytes will be kept for.
+    /// An empty block for `capacity` bytes.
     ///
     /// # Panics
     /// Where the memory cannot be had.
     pub fn with_capacity(capacity: usize) -> Block {
-        let spare = if capacity < RECYCLED_LEN { None } else { Block::spare(capacity) };
-        spare.unwrap_or_else(|| {
-            let mut block = Block::new();
-            block.reserve(capacity, capacity);
-            block
-        })
+        let mut block = Block::new();
+        block.reserve(capacity, capacity);
+        block
     }
 
-    fn spare(capacity: usize) -> Option<Block> {
-        let fits = capacity..=capacity + capacity / 4;
+    /// A spare block for `needed` bytes, if there is one that is not much larger than `capacity`, for what
+    /// its bytes will be kept for.
+    fn spare(needed: usize, capacity: usize) -> Option<Block> {
+        let fits = needed..=capacity.saturating_add(capacity / 4);
         SPARE
             .try_with(|spare| {
                 let mut spare = spare.borrow_mut();
@@ -62,8 +60,8 @@ impl Block {
             .flatten()
     }
 
-    /// Keeps the block's memory for [`with_capacity`](Self::with_capacity), or frees it where that is
-    /// not worth while.
+    /// Keeps the block's memory for [`reserve`](Self::reserve), or frees it where that is not worth
+    /// while.
     pub fn recycle(mut self) {
         if self.capacity >= RECYCLED_LEN && self.capacity <= KEPT {
             self.len = 0;
@@ -93,7 +91,18 @@ impl Block {
         let needed = self.len.checked_add(additional).expect("block length overflow");
         if needed > self.capacity {
             let doubled = self.capacity.saturating_mul(2).min(limit);
-            self.resize(needed.max(doubled));
+            self.grow(needed, needed.max(doubled));
+        }
+    }
+
+    /// Grows to `capacity`, or to `needed` bytes at least where there is a spare block for them.
+    fn grow(&mut self, needed: usize, capacity: usize) {
+        let spare = if capacity < RECYCLED_LEN { None } else { Block::spare(needed, capacity) };
+        if let Some(mut spare) = spare {
+            spare.extend(self, 0);
+            mem::replace(self, spare).recycle();
+        } else {
+            self.resize(capacity);
         }
     }
 
@@ -246,6 +255,20 @@ mod tests {
         let fitting = Block::with_capacity(90_000);
         assert_eq!(fitting.data.as_ptr().cast_const(), memory);
         assert!(fitting.is_empty());
+    }
+
+    #[test]
+    fn a_growing_block_goes_to_a_recycled_one_where_that_fits() {
+        let mut block = Block::with_capacity(70_000);
+        block.extend(&[7; 70_000], 0);
+        let memory = block.as_ptr();
+        block.recycle();
+        let mut growing = Block::new();
+        for byte in 0..70_000_u32 {
+            growing.extend(&[byte as u8], usize::MAX);
+        }
+        assert_eq!(growing.as_ptr(), memory);
+        assert!(growing.iter().zip(0_u32..).all(|(&byte, n)| byte == n as u8));
     }
 
     #[test]

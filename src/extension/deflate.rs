@@ -281,6 +281,11 @@ fn inflate(
             // One byte more than there is room for tells that something is left.
             let left = limit.saturating_add(1) - end;
             let step = piece.len().saturating_mul(4).clamp(STEP.0, STEP.1).min(left);
+            // The block does not grow before it is full.
+            let step = match out.capacity() - end {
+                0 => step,
+                free => step.min(free),
+            };
             out.extend_zeroed(step, limit.saturating_add(1));
         }
         let (read, written) = (coder.total_in(), coder.total_out());
