@@ -464,7 +464,7 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     }
 }
 
-/* Sends the control frames that the core has made; none once the socket has ended. */
+/* Sends what frames the core has made, control frames and compressed messages; none once the socket has ended. */
 void transport_output(pTHX_ shim *s) {
     static const aews_slice nothing = {NULL, 0};
     aews_slice output;
@@ -475,8 +475,9 @@ void transport_output(pTHX_ shim *s) {
         SV *copy = sv_2mortal(newSVpvn((const char *)output.data, output.len));
         aews_conn_consume_output(s->core, output.len);
         output.data = (const uint8_t *)SvPVX(copy);
+        /* As a payload, since a compressed message may be large enough not to be corked. */
         if (!s->finished)
-            transport_send(aTHX_ s, &output, NULL, &nothing);
+            transport_send(aTHX_ s, &nothing, NULL, &output);
     }
 }
 

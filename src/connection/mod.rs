@@ -14,7 +14,7 @@ mod receiver;
 mod tests;
 
 use crate::extension::deflate::{self, Deflater, Inflater};
-use crate::frame::header::{EncodedHeader, RSV1};
+use crate::frame::header::{EncodedHeader, MAX_HEADER_LEN, RSV1};
 use crate::frame::{Header, MaskKey, Opcode, key};
 use close::Close;
 use error::{Error, Misuse};
@@ -300,10 +300,22 @@ impl Connection {
 
     fn append_compressed(&mut self, opcode: u8, payload: &[u8]) {
         let deflater = self.deflater.as_mut().expect("begin_frame has seen it");
-        let mut compressed = Vec::new();
-        deflater.compress(payload, &mut compressed);
-        let start = frame_start(&self.config, opcode, RSV1, compressed.len());
-        append(&start, &compressed, &mut self.output);
+        // How long the header is depends on the payload, which is not to be moved for it.
+        let mut frame = vec![0; MAX_HEADER_LEN];
+        deflater.compress(payload, &mut frame);
+        let (room, payload) = frame.split_at_mut(MAX_HEADER_LEN);
+        let start = frame_start(&self.config, opcode, RSV1, payload.len());
+        if let Some(key) = start.key {
+            key.apply(payload);
+        }
+        let header = start.header.as_ref();
+        let unused = room.len() - header.len();
+        room[unused..].copy_from_slice(header);
+        if self.output().is_empty() {
+            (self.output, self.output_at) = (frame, unused);
+        } else {
+            self.output.extend_from_slice(&frame[unused..]);
+        }
     }
 
     /// Whether a message of `len` bytes is to be compressed.
