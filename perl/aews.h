@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Raised when a caller compiled against an older header would misbehave. */
-#define AEWS_ABI_VERSION 2
+#define AEWS_ABI_VERSION 3
 
 /* What a call came to. Numbers are never given another meaning. */
 typedef enum {
@@ -124,22 +124,10 @@ uint32_t aews_abi_version(void);
 /* A number that differs between a process and each child it forks. */
 uint64_t aews_process_generation(void);
 
-/* Fills in the defaults: role unknown, unmasked, UTF-8 validated, 128 fragments, 65536 bytes. */
-aews_status aews_config_init(aews_config *config);
+/* ---- the opening handshake ---- */
 
-/* Makes an open connection, to be ended with aews_conn_free. AEWS_ERR_MISUSE for a role that is none. */
-aews_status aews_conn_new(const aews_config *config, aews_conn **out);
-
-/* Ends a connection and frees all that belongs to it; NULL is fine. Sends nothing: see
- * aews_conn_close. */
-void aews_conn_free(aews_conn *conn);
-
-/* The text of the connection's last AEWS_ERR_MISUSE or AEWS_ERR_PANIC, or "". Valid until the next
- * call with that connection. */
-const char *aews_conn_error(const aews_conn *conn);
-
-/* Hands bytes from the peer to the connection, which copies them. Then: aews_conn_next_event. */
-aews_status aews_conn_receive(aews_conn *conn, const uint8_t *data, size_t len);
+/* Fills in random bytes from the operating system's generator; AEWS_ERR_IO where it has none to give. */
+aews_status aews_random(uint8_t *data, size_t len);
 
 /* The most headers that a response may have. */
 #define AEWS_HEADERS_MAX 128
@@ -150,6 +138,8 @@ typedef struct {
 
 /* The head of an HTTP response. The slices are parts of what was parsed. */
 typedef struct {
+    /* Of HTTP/1.0 and 1.1: 0 or 1. With 0 no status of 101 means anything. */
+    int minor_version;
     int status;
     aews_slice reason;
     /* How many bytes the head has, the empty line at its end included. */
@@ -158,7 +148,7 @@ typedef struct {
     aews_header headers[AEWS_HEADERS_MAX];
 } aews_response;
 
-/* Parses the head of an HTTP/1.1 response. AEWS_AGAIN where more bytes have to come first;
+/* Parses the head of an HTTP/1 response. AEWS_AGAIN where more bytes have to come first;
  * AEWS_ERR_MALFORMED, and the reason is why it is none. */
 aews_status aews_response_parse(const uint8_t *data, size_t len, aews_response *response);
 
@@ -189,6 +179,22 @@ aews_status aews_deflate_offer(const aews_deflate *wish, char *text);
  * request has to be refused, and the text says why. AEWS_ERR_MISUSE as above. */
 aews_status aews_deflate_answer(const char *offer, size_t len, const aews_deflate *wish, char *text);
 
+/* ---- connections ---- */
+
+/* Fills in the defaults: role unknown, unmasked, UTF-8 validated, 128 fragments, 65536 bytes. */
+aews_status aews_config_init(aews_config *config);
+
+/* Makes an open connection, to be ended with aews_conn_free. AEWS_ERR_MISUSE for a role that is none. */
+aews_status aews_conn_new(const aews_config *config, aews_conn **out);
+
+/* Ends a connection and frees all that belongs to it; NULL is fine. Sends nothing: see
+ * aews_conn_close. */
+void aews_conn_free(aews_conn *conn);
+
+/* The text of the connection's last AEWS_ERR_MISUSE or AEWS_ERR_PANIC, or "". Valid until the next
+ * call with that connection. */
+const char *aews_conn_error(const aews_conn *conn);
+
 /* To be called before anything is received or sent: what was agreed upon is the value of
  * Sec-WebSocket-Extensions in the response. `wish` is what a client has offered; of a server's, only `level`
  * and `threshold` are looked at. AEWS_OK where messages may be compressed; AEWS_AGAIN where nothing was
@@ -197,6 +203,9 @@ aews_status aews_conn_use_extensions(aews_conn *conn, const char *agreed, size_t
 
 /* Gives back the memory that compressing holds, at the cost of a somewhat larger next message. */
 aews_status aews_conn_release_compressor(aews_conn *conn);
+
+/* Hands bytes from the peer to the connection, which copies them. Then: aews_conn_next_event. */
+aews_status aews_conn_receive(aews_conn *conn, const uint8_t *data, size_t len);
 
 /* Reads once from the socket `fd` into the connection, without blocking and without raising a
  * signal. AEWS_OK (`*received`, which may be NULL, is how much; then: aews_conn_next_event),
@@ -272,8 +281,7 @@ aews_status aews_conn_output(const aews_conn *conn, const uint8_t **data, size_t
 /* Removes the first `len` bytes of the output. AEWS_ERR_MISUSE where there are not as many. */
 aews_status aews_conn_consume_output(aews_conn *conn, size_t len);
 
-/* Fills in random bytes from the operating system's generator; AEWS_ERR_IO where it has none to give. */
-aews_status aews_random(uint8_t *data, size_t len);
+/* ---- sockets ---- */
 
 /* Sends up to three slices, one behind the other, to the socket `fd`, in one system call, without
  * blocking and without raising a signal. AEWS_OK (`*sent` is how many bytes of them the socket took),

@@ -24,6 +24,7 @@ ffi_fn! {
         };
         let nothing = aews_slice { data: ptr::null(), len: 0 };
         let mut parsed = aews_response {
+            minor_version: 0,
             status: 0,
             reason: nothing,
             len: 0,
@@ -43,6 +44,7 @@ fn parse(bytes: &[u8], parsed: &mut aews_response) -> aews_status {
     match response.parse(bytes) {
         Ok(httparse::Status::Complete(len)) => {
             parsed.len = len;
+            parsed.minor_version = response.version.unwrap_or(0).into();
             parsed.status = response.code.unwrap_or(0).into();
             parsed.reason = slice(response.reason.unwrap_or("").as_bytes());
             parsed.header_count = response.headers.len();

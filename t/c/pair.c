@@ -369,6 +369,9 @@ static void test_handshake(void) {
               response->len == len && response->header_count == 2, "the head and no more");
     check(is_slice(&response->reason, "Switching Protocols") && is_slice(&response->headers[0].name, "Upgrade") &&
               is_slice(&response->headers[1].value, "y"), "what is in it");
+    check(response->minor_version == 1, "of HTTP/1.1");
+    check(aews_response_parse((const uint8_t *)"HTTP/1.0 101 x\r\n\r\n", 18, response) == AEWS_OK &&
+              response->minor_version == 0, "another of HTTP/1.0");
     check(aews_response_parse((const uint8_t *)"SSH-2.0\r\n", 9, response) == AEWS_ERR_MALFORMED &&
               response->reason.len > 0, "no HTTP");
     check(aews_random(random[0], 16) == AEWS_OK && aews_random(random[1], 16) == AEWS_OK &&
