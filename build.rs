@@ -53,7 +53,7 @@ mod shim {
         ["callbacks", "closure", "context", "dispatch", "lifetime", "message", "transport"];
 
     pub fn build() {
-        for path in ["Connection.xs", "typemap", "aews.h", "shim"] {
+        for path in ["Connection.xs", "Handshake.xs", "typemap", "aews.h", "shim"] {
             println!("cargo:rerun-if-changed=perl/{path}");
         }
         println!("cargo:rerun-if-env-changed=PERL");

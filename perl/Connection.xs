@@ -297,11 +297,17 @@ MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connect
 
 # What the Perl part calls.
 
-bool
-attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_fragments, UV max_payload_size, UV max_message_size)
+# `agreed` is what Sec-WebSocket-Extensions of the response says, where there are options of compression. Returns why
+# that cannot be; undef where it is done.
+SV *
+attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_fragments, UV max_payload_size, UV max_message_size, SV *agreed, SV *options, NV release_after)
   PREINIT:
     aews_config config;
+    aews_deflate deflate;
+    aews_conn *core;
     shim *s;
+    STRLEN len;
+    const char *octets = NULL;
   CODE:
     config.role = role;
     config.masked = masked;
@@ -309,23 +315,24 @@ attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_f
     config.max_fragments = max_fragments > U32_MAX ? U32_MAX : (U32)max_fragments;
     config.max_payload_size = max_payload_size;
     config.max_message_size = max_message_size;
-    s = shim_attach(aTHX_ (HV *)SvRV(self), handle, &config);
-    RETVAL = s != NULL;
+    if (SvOK(options)) {
+        deflate_options(aTHX_ options, &deflate);
+        octets = SvPVutf8(agreed, len);
+    }
+    if (aews_conn_new(&config, &core) != AEWS_OK)
+        croak("role %d is none", role);
+    RETVAL = &PL_sv_undef;
+    if (octets && aews_conn_use_extensions(core, octets, len, &deflate) == AEWS_ERR_MISUSE) {
+        RETVAL = newSVpvf("extensions: %s", aews_conn_error(core));
+        aews_conn_free(core);
+    } else if ((s = shim_attach(aTHX_ (HV *)SvRV(self), handle, core))) {
+        s->release_after = release_after;
+    } else {
+        RETVAL = newSVpvs("this connection has been set up already");
+        aews_conn_free(core);
+    }
   OUTPUT:
     RETVAL
-
-# What `refusal` has nothing against.
-void
-use_extensions(live_shim *s, SV *agreed, SV *options, NV release_after)
-  PREINIT:
-    aews_deflate deflate;
-    STRLEN len;
-    const char *octets;
-  CODE:
-    deflate_options(aTHX_ options, &deflate);
-    octets = SvPVutf8(agreed, len);
-    aews_conn_use_extensions(s->core, octets, len, &deflate);
-    s->release_after = release_after;
 
 # Frees the compressor where it has not been in use since this was called before, and tells whether it did.
 bool
@@ -494,137 +501,6 @@ at_exit()
   CODE:
     shim_at_exit(aTHX);
 
-MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::Deflate
+# The opening handshake.
 
-# The options as an array.
-SV *
-defaults()
-  PREINIT:
-    aews_deflate deflate;
-    AV *array;
-  CODE:
-    aews_deflate_init(&deflate);
-    array = newAV();
-    av_push(array, newSViv(deflate.server_no_context_takeover));
-    av_push(array, newSViv(deflate.client_no_context_takeover));
-    av_push(array, newSViv(deflate.server_max_window_bits));
-    av_push(array, newSViv(deflate.client_max_window_bits));
-    av_push(array, newSViv(deflate.level));
-    av_push(array, newSVuv(deflate.threshold));
-    RETVAL = newRV_noinc((SV *)array);
-  OUTPUT:
-    RETVAL
-
-SV *
-offer(SV *options)
-  PREINIT:
-    aews_deflate wish;
-    char text[AEWS_EXTENSIONS_LEN];
-  CODE:
-    deflate_options(aTHX_ options, &wish);
-    RETVAL = aews_deflate_offer(&wish, text) == AEWS_OK ? newSVpv(text, 0) : &PL_sv_undef;
-  OUTPUT:
-    RETVAL
-
-# The answer, undef where there is to be none; undef and a text where the request is malformed.
-void
-answer(SV *offer, SV *options)
-  PREINIT:
-    aews_deflate wish;
-    aews_status status;
-    char text[AEWS_EXTENSIONS_LEN];
-    STRLEN len;
-    const char *octets;
-  PPCODE:
-    deflate_options(aTHX_ options, &wish);
-    PUTBACK;
-    octets = SvPVutf8(offer, len);
-    SPAGAIN;
-    status = aews_deflate_answer(octets, len, &wish, text);
-    if (status != AEWS_OK)
-        XPUSHs(&PL_sv_undef);
-    if (status == AEWS_OK || status == AEWS_ERR_MALFORMED)
-        mXPUSHp(text, strlen(text));
-
-# Why that cannot have been agreed upon, or undef.
-SV *
-refusal(SV *agreed, SV *options, int role)
-  PREINIT:
-    aews_config config;
-    aews_deflate wish;
-    aews_conn *conn;
-    STRLEN len;
-    const char *octets;
-  CODE:
-    deflate_options(aTHX_ options, &wish);
-    octets = SvPVutf8(agreed, len);
-    aews_config_init(&config);
-    config.role = role;
-    RETVAL = &PL_sv_undef;
-    if (aews_conn_new(&config, &conn) == AEWS_OK) {
-        if (aews_conn_use_extensions(conn, octets, len, &wish) == AEWS_ERR_MISUSE)
-            RETVAL = newSVpv(aews_conn_error(conn), 0);
-        aews_conn_free(conn);
-    }
-  OUTPUT:
-    RETVAL
-
-MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::HTTP
-
-# The head of an HTTP response as a hash: status, reason, length, and headers, a list of names in lower case and
-# values. Undef where it is not there in full; a text where it is none.
-SV *
-parse_response(SV *octets)
-  PREINIT:
-    aews_response response;
-    const char *data;
-    STRLEN len;
-    HV *hash;
-    AV *headers;
-    size_t i;
-  CODE:
-    data = SvPVbyte(octets, len);
-    switch (aews_response_parse((const uint8_t *)data, len, &response)) {
-    case AEWS_OK:
-        hash = newHV();
-        RETVAL = newRV_noinc((SV *)hash);
-        hv_stores(hash, "status", newSViv(response.status));
-        hv_stores(hash, "reason", newSVpvn((const char *)response.reason.data, response.reason.len));
-        hv_stores(hash, "length", newSVuv(response.len));
-        headers = newAV();
-        hv_stores(hash, "headers", newRV_noinc((SV *)headers));
-        for (i = 0; i < response.header_count; i++) {
-            const aews_header *header = &response.headers[i];
-            SV *name = newSVpvn((const char *)header->name.data, header->name.len);
-            char *c;
-            for (c = SvPVX(name); c < SvEND(name); c++)
-                *c = toLOWER(*c);
-            av_push(headers, name);
-            av_push(headers, newSVpvn((const char *)header->value.data, header->value.len));
-        }
-        break;
-    case AEWS_ERR_MALFORMED:
-        RETVAL = newSVpvn((const char *)response.reason.data, response.reason.len);
-        break;
-    default:
-        RETVAL = &PL_sv_undef;
-    }
-  OUTPUT:
-    RETVAL
-
-MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Client::Handshake
-
-# From the operating system's generator: the key of a handshake is not to be guessed (RFC 6455 section 4.1).
-SV *
-random_bytes(size_t count)
-  CODE:
-    RETVAL = newSV(count + 1);
-    SvPOK_only(RETVAL);
-    SvCUR_set(RETVAL, count);
-    *SvEND(RETVAL) = '\0';
-    if (aews_random((uint8_t *)SvPVX(RETVAL), count) != AEWS_OK) {
-        SvREFCNT_dec(RETVAL);
-        croak("the operating system has no random bytes to give");
-    }
-  OUTPUT:
-    RETVAL
+INCLUDE: Handshake.xs

@@ -23,13 +23,12 @@ static int object_dup(pTHX_ MAGIC *magic, CLONE_PARAMS *params) {
 
 static MGVTBL object_vtbl = {NULL, NULL, NULL, NULL, object_free, NULL, object_dup, NULL};
 
-/* Gives a new Connection its native state; NULL where the configuration is not one. */
-shim *shim_attach(pTHX_ HV *self, SV *handle, const aews_config *config) {
+/* Gives a new Connection its native state, to which the core belongs then; NULL where it has one. */
+shim *shim_attach(pTHX_ HV *self, SV *handle, aews_conn *core) {
     context *cxt = context_get(aTHX);
-    aews_conn *core;
     MAGIC *magic;
     shim *s;
-    if (mg_findext((SV *)self, PERL_MAGIC_ext, &object_vtbl) || aews_conn_new(config, &core) != AEWS_OK)
+    if (mg_findext((SV *)self, PERL_MAGIC_ext, &object_vtbl))
         return NULL;
     Newxz(s, 1, shim);
     s->refs = 1;

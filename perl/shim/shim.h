@@ -141,7 +141,7 @@ static inline bool hash_true(pTHX_ HV *hash, SV *key) {
 }
 
 /* lifetime.c */
-shim *shim_attach(pTHX_ HV *self, SV *handle, const aews_config *config);
+shim *shim_attach(pTHX_ HV *self, SV *handle, aews_conn *core);
 bool shim_is_there(pTHX_ SV *connection);
 shim *shim_of(pTHX_ SV *connection, const char *method);
 /* The same where there has to be something behind it. */

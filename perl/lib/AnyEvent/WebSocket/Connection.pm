@@ -102,22 +102,16 @@ sub BUILD {
         $Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT // 128);
     my $max_message_size = _limit(max_message_size => $self->max_message_size, 0);
     my $extensions = $self->extensions // '';
-    my ($deflate, $release_after);
-    if (length $extensions) {
-        # What has been agreed upon is made use of, whatever the program thinks of it.
-        ($deflate, $release_after)
-            = AnyEvent::WebSocket::Connection::Deflate::options($self->{permessage_deflate} || 1);
-        my $refusal = AnyEvent::WebSocket::Connection::Deflate::refusal($extensions, $deflate,
-            $role ? $ROLE{$role} : 0);
-        Carp::croak("extensions: $refusal") if defined $refusal;
-    }
+    my ($deflate, $release_after) = (undef, 0);
+    # What has been agreed upon is made use of, whatever the program thinks of it.
+    ($deflate, $release_after)
+        = AnyEvent::WebSocket::Connection::Deflate::options($self->{permessage_deflate} || 1)
+        if length $extensions;
 
-    AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
-        !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size,
-        $max_message_size)
-        or Carp::croak('this connection has been set up already');
-    AnyEvent::WebSocket::Connection::Shim::use_extensions($self, $extensions, $deflate, $release_after)
-        if $deflate;
+    my $refusal = AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
+        !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size, $max_message_size,
+        $extensions, $deflate, $release_after);
+    Carp::croak($refusal) if defined $refusal;
     AnyEvent::WebSocket::Connection::Shim::install($self, $handle);
 }
 
