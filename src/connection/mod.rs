@@ -62,14 +62,15 @@ impl Default for Config {
     }
 }
 
-/// Which Close frames have gone over the connection.
-#[derive(Debug, Default)]
-struct CloseHandshake {
-    sent: bool,
-    received: bool,
-    failed: bool,
-    /// The socket has ended.
-    finished: bool,
+/// How far a connection is.
+#[derive(Debug)]
+struct Progress {
+    /// What arrives is looked at: until a Close frame has come, or the connection has failed or finished.
+    reading: bool,
+    /// Frames can be sent: until a Close frame has been, or the connection has finished.
+    writable: bool,
+    /// Close frames have gone both ways, and the connection has not failed.
+    clean: bool,
 }
 
 /// One side of a WebSocket connection after its opening handshake.
@@ -78,7 +79,7 @@ pub struct Connection {
     config: Config,
     receiver: Receiver,
     deflater: Option<Box<Deflater>>,
-    handshake: CloseHandshake,
+    progress: Progress,
     /// Found with the last event, to be told by the next one.
     failure: Option<Box<Error>>,
     output: Vec<u8>,
@@ -112,7 +113,7 @@ impl Connection {
             config,
             receiver: Receiver::default(),
             deflater: None,
-            handshake: CloseHandshake::default(),
+            progress: Progress { reading: true, writable: true, clean: false },
             failure: None,
             output: Vec::new(),
             output_at: 0,
@@ -147,19 +148,18 @@ impl Connection {
     /// Whether what arrives is still looked at: no Close frame came, and the connection has neither
     /// failed nor [finished](Self::finish).
     pub fn is_reading(&self) -> bool {
-        let CloseHandshake { received, failed, finished, .. } = self.handshake;
-        !received && !failed && !finished
+        self.progress.reading
     }
 
     /// Whether frames can still be sent: no Close frame has been (compat C6), and the connection has not
     /// [finished](Self::finish).
     pub fn is_writable(&self) -> bool {
-        !self.handshake.sent && !self.handshake.finished
+        self.progress.writable
     }
 
     /// Whether Close frames have gone both ways, and the connection did not fail (compat D5).
     pub fn was_clean(&self) -> bool {
-        self.handshake.sent && self.handshake.received && !self.handshake.failed
+        self.progress.clean
     }
 
     /// Whether more events may follow at once: something is still to be told, or bytes have arrived
@@ -216,18 +216,19 @@ impl Connection {
 
     /// "Upon receiving such a frame, the other peer sends a Close frame in response, if it hasn't
     /// already sent one" (section 1.4), with the status code it received (section 5.5.1, compat D4).
+    #[cold]
     fn on_close(&mut self) -> Close<'_> {
-        self.handshake.received = true;
+        self.progress.reading = false;
         let body = self.receiver.control();
         match close::parse(body).1 {
             Ok(()) => {
                 let echo = body[..body.len().min(2)].to_vec();
                 self.send_close(&echo);
+                self.progress.clean = true;
             }
             Err(error) => {
                 // The code is told first, since it is recorded as received (compat C18, D1).
                 let error = Error::from(error);
-                self.handshake.failed = true;
                 self.send_close(&error.close_code().to_be_bytes());
                 self.failure = Some(Box::new(error));
             }
@@ -239,7 +240,7 @@ impl Connection {
     /// error's code is the last thing sent, where none has been sent yet (section 7.1.7). Does not
     /// make an event.
     pub fn fail(&mut self, error: Error) {
-        self.handshake.failed = true;
+        (self.progress.reading, self.progress.clean) = (false, false);
         self.failure = None;
         self.receiver.discard();
         self.send_close(&error.close_code().to_be_bytes());
@@ -258,7 +259,7 @@ impl Connection {
     /// Nothing is sent any more, so nothing is compressed.
     #[cold]
     fn on_close_sent(&mut self) {
-        self.handshake.sent = true;
+        self.progress.writable = false;
         self.deflater = None;
     }
 
@@ -266,7 +267,7 @@ impl Connection {
     /// sent, and the memory for both is given back. Whether the connection [was
     /// clean](Self::was_clean) stays as it is.
     pub fn finish(&mut self) {
-        self.handshake.finished = true;
+        (self.progress.reading, self.progress.writable) = (false, false);
         self.receiver.discard();
         self.deflater = None;
     }
@@ -275,10 +276,10 @@ impl Connection {
     /// `text`, which the next event tells.
     pub fn poison(&mut self, text: String) {
         // What is queued goes out first: the peer may have half a frame of it already.
-        let (sent, at) = (self.handshake.sent, self.output_at);
+        let (writable, at) = (self.progress.writable, self.output_at);
         let output = std::mem::take(&mut self.output);
         *self = Connection { output, output_at: at, ..Connection::new(self.config) };
-        self.handshake.sent = sent;
+        self.progress.writable = writable;
         self.fail(Error::Internal(text.clone()));
         self.failure = Some(Box::new(Error::Internal(text)));
     }
