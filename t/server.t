@@ -333,6 +333,20 @@ subtest "new dies at the caller's line: $_" => do {
     };
 } for sort keys %WRONG;
 
+subtest 'the response is the same whether or not the program has a say in it' => sub {
+    my %fields = ('Sec-WebSocket-Protocol' => 'one, two', 'Sec-WebSocket-Extensions' => 'permessage-deflate');
+    my @servers = ({}, {subprotocols => ['two']}, {permessage_deflate => 1},
+        {subprotocols => ['two'], permessage_deflate => {server_no_context_takeover => 1}});
+    for my $server (@servers) {
+        my @responses = map {
+            my ($outcome, $client) = opening({%$server, @$_}, request(%fields));
+            ok $outcome->{connection}, 'a connection';
+            read_response($client);
+        } [], [handshake => sub { $_[1] }], [validator => sub { }];
+        is [@responses[1, 2]], [($responses[0]) x 2], join(', ', %$server) || 'nothing agreed upon';
+    }
+};
+
 subtest 'objects that can be called will do for code' => sub {
     package Callable {
         use overload '&{}' => sub { my $self = shift; sub { (@_ > 1 ? $_[1] : ()), $self->{answer} } };

@@ -64,7 +64,7 @@ sub _handshake_code {
     Carp::croak('handshake parameter must be a code-ref') if defined $handshake && !_is_code($handshake);
     return $handshake if defined $handshake;
     return sub { my ($req, $res) = @_; return ($res, $validator->($req)) } if defined $validator;
-    return sub { my ($req, $res) = @_; return $res };
+    return undef;
 }
 
 sub _subprotocols {

@@ -137,27 +137,39 @@ sub _on_read {
 sub _answer {
     my ($self, $request, $error) = @_;
     $self->{is_answering} = 1;
-    my $response = AnyEvent::WebSocket::Server::Response->new;
-    my $handshake;
     $error //= AnyEvent::WebSocket::Server::Request::refusal($request);
-    ($handshake, $error) = AnyEvent::WebSocket::Server::Request::handshake($request, $response)
-        unless defined $error;
-    return $self->_fail('handshake error: ' . _reason($error)) if defined $error;
+    return $self->_fail("handshake error: $error") if defined $error;
 
     my $server = $self->{server};
     my $fields = $request->{fields};
-    $response->subprotocol(_subprotocol($fields->{'sec-websocket-protocol'}, $server->{subprotocols}));
-    my $offer = $fields->{'sec-websocket-extensions'};
+    my %agreed = (subprotocol => _subprotocol($fields->{'sec-websocket-protocol'}, $server->{subprotocols}));
+    my $offer  = $fields->{'sec-websocket-extensions'};
     if ($server->{deflate} && defined $offer) {
-        (my $extensions, $error) = AnyEvent::WebSocket::Connection::Deflate::answer($offer, $server->{deflate});
+        ($agreed{extensions}, $error)
+            = AnyEvent::WebSocket::Connection::Deflate::answer($offer, $server->{deflate});
         return $self->_fail("handshake error: $error") if defined $error;
-        $response->extensions($extensions);
     }
+    # A program that has nothing to say to it is spared the objects.
+    return $self->_establish(AnyEvent::WebSocket::Server::Response::accepting($fields, \%agreed), \%agreed)
+        unless defined $server->{handshake};
+    $self->_let_program_answer($request, \%agreed);
+}
 
-    my ($octets, @other);
-    ($error, $octets, @other) = $self->_ask_program($handshake);
+sub _let_program_answer {
+    my ($self, $request, $agreed) = @_;
+    my $response = AnyEvent::WebSocket::Server::Response->new;
+    my ($handshake, $error) = AnyEvent::WebSocket::Server::Request::handshake($request, $response);
+    return $self->_fail('handshake error: ' . _reason($error)) if defined $error;
+    $response->subprotocol($agreed->{subprotocol});
+    $response->extensions($agreed->{extensions});
+
+    ($error, my ($octets, @other)) = $self->_ask_program($handshake);
     return $self->_fail($error) if defined $error;
-    $self->_establish($octets, @other);
+    return $self->_fail("connection error: $self->{error}") if defined $self->{error};
+    my ($says, $malformed) = AnyEvent::WebSocket::Server::Response::read_back($octets);
+    # It may be meant to refuse.
+    return $self->_fail("handshake error: the response is malformed: $malformed") unless $says;
+    $self->_establish($octets, $says, @other);
 }
 
 # The first of the client's that the server has.
@@ -192,15 +204,12 @@ sub _ask_program {
     return (undef, $octets, @results);
 }
 
+# With the response, and what it says.
 sub _establish {
-    my ($self, $octets, @other) = @_;
+    my ($self, $octets, $says, @other) = @_;
     my $handle = $self->{handle};
     my $server = $self->{server};
 
-    return $self->_fail("connection error: $self->{error}") if defined $self->{error};
-    my ($says, $malformed) = AnyEvent::WebSocket::Server::Response::read_back($octets);
-    # It may be meant to refuse.
-    return $self->_fail("handshake error: the response is malformed: $malformed") unless $says;
     my $extensions = $server->{deflate} ? $says->{extensions} : undef;
     if (defined $extensions) {
         my $refusal = AnyEvent::WebSocket::Connection::Deflate::refusal($extensions, $server->{deflate}, 2);
@@ -212,7 +221,7 @@ sub _establish {
     $handle->push_write($octets);
     return $self->_fail("connection error: $self->{error}") if defined $self->{error};
     return $self->_refuse("handshake error: the response has status $says->{status}, not 101")
-        if $says->{status} != 101;
+        if ($says->{status} // 101) != 101;
 
     my ($connection, $error);
     {

@@ -12,6 +12,7 @@ use parent 'Protocol::WebSocket::Response';
 
 use AnyEvent::WebSocket::Connection::HTTP ();
 use Carp                                  ();
+use Digest::SHA                           ();
 
 our @CARP_NOT = ('Protocol::WebSocket::Response');
 
@@ -36,6 +37,18 @@ sub to_string {
     my ($self) = @_;
     local $self->{headers_of_this_call} = $self->headers;
     return $self->SUPER::to_string();
+}
+
+# What to_string comes to where the program has added nothing to what was agreed upon (RFC 6455 section 4.2.2), which
+# is a matter of few strings then.
+sub accepting {
+    my ($fields, $agreed) = @_;
+    my $key    = $fields->{'sec-websocket-key'};
+    my $accept = Digest::SHA::sha1_base64($key . '258EAFA5-E914-47DA-95CA-C5AB0DC85B11');
+    return join "\r\n", 'HTTP/1.1 101 WebSocket Protocol Handshake', 'Upgrade: WebSocket', 'Connection: Upgrade',
+        "Sec-WebSocket-Accept: $accept=",
+        defined $agreed->{subprotocol} ? "Sec-WebSocket-Protocol: $agreed->{subprotocol}"  : (),
+        defined $agreed->{extensions}  ? "Sec-WebSocket-Extensions: $agreed->{extensions}" : (), '', '';
 }
 
 # What a response that goes to the client says, whoever has written it: a hash of status, subprotocol and
