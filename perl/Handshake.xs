@@ -134,3 +134,26 @@ random_bytes(size_t count)
     }
   OUTPUT:
     RETVAL
+
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Server::Request
+
+# What the response to a request goes by, where nothing about it is unusual: the values of Sec-WebSocket-Key, -Protocol
+# and -Extensions, of which the latter two may be undef. Nothing otherwise.
+void
+usual(SV *octets)
+  PREINIT:
+    aews_request request;
+    const aews_slice *values[3];
+    const char *data;
+    STRLEN len;
+    int i;
+  PPCODE:
+    data = SvPVbyte(octets, len);
+    if (aews_request_read((const uint8_t *)data, len, &request) != AEWS_OK)
+        XSRETURN_EMPTY;
+    values[0] = &request.key;
+    values[1] = &request.protocols;
+    values[2] = &request.extensions;
+    EXTEND(SP, 3);
+    for (i = 0; i < 3; i++)
+        PUSHs(values[i]->data ? sv_2mortal(newSVpvn((const char *)values[i]->data, values[i]->len)) : &PL_sv_undef);

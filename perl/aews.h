@@ -152,6 +152,17 @@ typedef struct {
  * AEWS_ERR_MALFORMED, and the reason is why it is none. */
 aews_status aews_response_parse(const uint8_t *data, size_t len, aews_response *response);
 
+/* What the response to a request goes by: values of header fields, NULL where there is no such field. They
+ * point into the bytes that were parsed. */
+typedef struct {
+    aews_slice key, protocols, extensions;
+} aews_request;
+
+/* Reads the head of a request that opens a connection (RFC 6455 section 4.2.1), up to and including the
+ * empty line, where there is nothing unusual about it. AEWS_ERR_MALFORMED where there is, which does not
+ * mean that it is wrong. */
+aews_status aews_request_read(const uint8_t *data, size_t len, aews_request *request);
+
 /* permessage-deflate (RFC 7692): what a program wishes for. */
 typedef struct {
     /* Whether a side starts every message with an empty window. */

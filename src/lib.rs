@@ -8,6 +8,7 @@
 //! | [`frame`] | header codec, masking, incremental UTF-8 | bytes |
 //! | [`connection`] | sans-IO state machine: bytes in, events out; commands in, bytes out | `frame` |
 //! | [`extension`] | permessage-deflate and its negotiation | bytes |
+//! | [`handshake`] | the request of an opening handshake | bytes |
 //! | `io` | receiving and sending on a connected descriptor | the operating system |
 //! | `ffi` | the C ABI of `perl/aews.h` | `connection`, `io` |
 //! | `perl` | Perl values made from events | `ffi`, libperl |
@@ -22,6 +23,7 @@ mod buffer;
 pub mod connection;
 pub mod extension;
 pub mod frame;
+pub mod handshake;
 pub mod io;
 pub mod process;
 

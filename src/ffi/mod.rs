@@ -22,16 +22,16 @@ mod event;
 mod extension;
 mod frame;
 mod guard;
+mod http;
 mod random;
-mod response;
 mod socket;
 
 pub use conn::*;
 pub use event::*;
 pub use extension::*;
 pub use frame::*;
+pub use http::*;
 pub use random::*;
-pub use response::*;
 pub use socket::*;
 
 #[cfg(test)]

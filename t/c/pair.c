@@ -379,8 +379,24 @@ static void test_handshake(void) {
     free(response);
 }
 
+static void test_request(void) {
+    static const char head[] = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                               "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+                               "Sec-WebSocket-Protocol: a, b\r\n\r\nrest";
+    const uint8_t *bytes = (const uint8_t *)head;
+    aews_request request;
+    size_t len;
+    for (len = 0; len < sizeof head; len++)
+        if (aews_request_read(bytes, len, &request) != AEWS_ERR_MALFORMED)
+            break;
+    check(len == sizeof head - 5, "only the whole head is one, not %lu bytes", (unsigned long)len);
+    check(aews_request_read(bytes, len, &request) == AEWS_OK && is_slice(&request.key, "dGhlIHNhbXBsZSBub25jZQ==") &&
+              is_slice(&request.protocols, "a, b") && !request.extensions.data, "what the response goes by");
+}
+
 static void test_null(void) {
     aews_conn *conn = open_conn(AEWS_ROLE_UNKNOWN, 0), *made;
+    aews_request request;
     aews_config config;
     aews_event event;
     aews_frame frame;
@@ -414,6 +430,7 @@ static void test_null(void) {
     REFUSED(aews_conn_use_extensions(conn, NULL, 1, &deflate)); REFUSED(aews_conn_use_extensions(conn, "x", 1, NULL));
     REFUSED(aews_conn_release_compressor(NULL)); REFUSED(aews_response_parse(NULL, 1, &response));
     REFUSED(aews_response_parse(&byte, 1, NULL)); REFUSED(aews_random(NULL, 1));
+    REFUSED(aews_request_read(NULL, 1, &request)); REFUSED(aews_request_read(&byte, 1, NULL));
     check(aews_conn_error(NULL)[0] == '\0' && aews_event_take(NULL) == NULL, "no error and no block of NULL");
     check(!aews_conn_is_reading(NULL) && !aews_conn_is_writable(NULL) && !aews_conn_has_input(NULL) &&
               !aews_conn_was_clean(NULL) && !aews_conn_buffered(NULL), "nothing is true of NULL");
@@ -494,6 +511,7 @@ int main(void) {
     test_misuse();
     test_deflate();
     test_handshake();
+    test_request();
     test_null();
     test_sockets();
     printf("1..%d\n", checks);

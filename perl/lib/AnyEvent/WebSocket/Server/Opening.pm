@@ -52,6 +52,7 @@ sub receive_psgi {
     my $ahead = _read_ahead($fh);
     return $self->_fail('connection error: more than 1 MiB of data came with the request') unless defined $ahead;
     $self->{handle}{rbuf} .= $ahead;
+    $self->{is_answering} = 1;
     $self->_answer(AnyEvent::WebSocket::Server::Request::from_psgi($env));
 }
 
@@ -129,30 +130,41 @@ sub _on_read {
     $handle->stop_read;
     # Not from within the handle's callback, where an exception, or an event loop that the program runs, would leave it
     # in the middle of things. This ends a timeout, too.
-    $self->{timer} = AE::timer(0, 0, sub {
-        $self->_answer(AnyEvent::WebSocket::Server::Request::from_head(delete $self->{head}));
-    });
+    $self->{timer} = AE::timer(0, 0, sub { $self->_on_head(delete $self->{head}) });
+}
+
+sub _on_head {
+    my ($self, $head) = @_;
+    $self->{is_answering} = 1;
+    if (!defined $self->{server}{handshake}) {
+        # The program has nothing to say to it, and is spared the objects.
+        my ($key, $protocols, $extensions) = AnyEvent::WebSocket::Server::Request::usual($head);
+        return $self->_accept($key, $protocols, $extensions) if defined $key;
+    }
+    $self->_answer(AnyEvent::WebSocket::Server::Request::from_head($head));
 }
 
 sub _answer {
     my ($self, $request, $error) = @_;
-    $self->{is_answering} = 1;
     $error //= AnyEvent::WebSocket::Server::Request::refusal($request);
     return $self->_fail("handshake error: $error") if defined $error;
+    my @values = @{ $request->{fields} }{qw(sec-websocket-key sec-websocket-protocol sec-websocket-extensions)};
+    $self->_accept(@values, $request);
+}
 
+# A valid request with these fields; the request itself where the program is to see it.
+sub _accept {
+    my ($self, $key, $protocols, $extensions, $request) = @_;
     my $server = $self->{server};
-    my $fields = $request->{fields};
-    my %agreed = (subprotocol => _subprotocol($fields->{'sec-websocket-protocol'}, $server->{subprotocols}));
-    my $offer  = $fields->{'sec-websocket-extensions'};
-    if ($server->{deflate} && defined $offer) {
-        ($agreed{extensions}, $error)
-            = AnyEvent::WebSocket::Connection::Deflate::answer($offer, $server->{deflate});
+    my %agreed;
+    $agreed{subprotocol} = _subprotocol($protocols, $server->{subprotocols}) if $server->{subprotocols};
+    if ($server->{deflate} && defined $extensions) {
+        ($agreed{extensions}, my $error)
+            = AnyEvent::WebSocket::Connection::Deflate::answer($extensions, $server->{deflate});
         return $self->_fail("handshake error: $error") if defined $error;
     }
-    # A program that has nothing to say to it is spared the objects.
-    return $self->_establish(AnyEvent::WebSocket::Server::Response::accepting($fields, \%agreed), \%agreed)
-        unless defined $server->{handshake};
-    $self->_let_program_answer($request, \%agreed);
+    return $self->_let_program_answer($request, \%agreed) if defined $server->{handshake};
+    $self->_establish(AnyEvent::WebSocket::Server::Response::accepting($key, \%agreed), \%agreed);
 }
 
 sub _let_program_answer {
@@ -175,7 +187,6 @@ sub _let_program_answer {
 # The first of the client's that the server has.
 sub _subprotocol {
     my ($offered, $known) = @_;
-    return undef unless $known;
     my %known = map { $_ => 1 } @$known;
     my ($common) = grep { $known{$_} } AnyEvent::WebSocket::Server::Request::list($offered);
     return $common;

@@ -42,8 +42,7 @@ sub to_string {
 # What to_string comes to where the program has added nothing to what was agreed upon (RFC 6455 section 4.2.2), which
 # is a matter of few strings then.
 sub accepting {
-    my ($fields, $agreed) = @_;
-    my $key    = $fields->{'sec-websocket-key'};
+    my ($key, $agreed) = @_;
     my $accept = Digest::SHA::sha1_base64($key . '258EAFA5-E914-47DA-95CA-C5AB0DC85B11');
     return join "\r\n", 'HTTP/1.1 101 WebSocket Protocol Handshake', 'Upgrade: WebSocket', 'Connection: Upgrade',
         "Sec-WebSocket-Accept: $accept=",

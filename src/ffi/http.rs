@@ -1,13 +1,38 @@
-//! The answer to an opening handshake: `aews_response_parse`.
+//! The two halves of an opening handshake: `aews_request_read`, `aews_response_parse`.
 
 use std::ptr;
 
 use super::abi::*;
 use super::conn::bytes;
 use super::guard::ffi_fn;
+use crate::handshake;
 
 fn slice(bytes: &[u8]) -> aews_slice {
     aews_slice { data: bytes.as_ptr(), len: bytes.len() }
+}
+
+const NOTHING: aews_slice = aews_slice { data: ptr::null(), len: 0 };
+
+ffi_fn! {
+    fn aews_request_read(data: *const u8, len: usize, request: *mut aews_request) -> aews_status,
+    check(request) else AEWS_ERR_NULL,
+    {
+        // SAFETY: the caller's bytes.
+        let Some(bytes) = (unsafe { bytes(data, len) }) else {
+            return AEWS_ERR_NULL;
+        };
+        let Some(read) = handshake::read(bytes) else {
+            return AEWS_ERR_MALFORMED;
+        };
+        let read = aews_request {
+            key: slice(read.key.as_bytes()),
+            protocols: read.protocols.map_or(NOTHING, slice),
+            extensions: read.extensions.map_or(NOTHING, slice),
+        };
+        // SAFETY: not NULL, so the caller's to be written.
+        unsafe { request.write(read) };
+        AEWS_OK
+    }
 }
 
 ffi_fn! {
@@ -22,14 +47,13 @@ ffi_fn! {
         let Some(bytes) = (unsafe { bytes(data, len) }) else {
             return AEWS_ERR_NULL;
         };
-        let nothing = aews_slice { data: ptr::null(), len: 0 };
         let mut parsed = aews_response {
             minor_version: 0,
             status: 0,
-            reason: nothing,
+            reason: NOTHING,
             len: 0,
             header_count: 0,
-            headers: [aews_header { name: nothing, value: nothing }; AEWS_HEADERS_MAX as usize],
+            headers: [aews_header { name: NOTHING, value: NOTHING }; AEWS_HEADERS_MAX as usize],
         };
         let status = parse(bytes, &mut parsed);
         // SAFETY: not NULL, so the caller's to be written.
