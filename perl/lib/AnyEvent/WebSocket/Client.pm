@@ -6,11 +6,11 @@ use warnings;
 our $VERSION = '1.000';
 
 use AE               ();
-use AnyEvent::Socket ();
 use Carp             ();
 use Scalar::Util     ();
 
 use AnyEvent::WebSocket::Client::Attempt     ();
+use AnyEvent::WebSocket::Client::Dial        ();
 use AnyEvent::WebSocket::Client::Handshake   ();
 use AnyEvent::WebSocket::Client::Proxy       ();
 use AnyEvent::WebSocket::Connection          ();
@@ -103,7 +103,7 @@ sub _make_tcp_connection {
         my $proxy = AnyEvent::WebSocket::Client::Proxy::proxy_for($scheme, $host, $port);
         return AnyEvent::WebSocket::Client::Proxy::tcp_connect($proxy, $host, $port, @callbacks) if $proxy;
     }
-    return AnyEvent::Socket::tcp_connect($host, $port, $callbacks[0], $callbacks[1]);
+    return AnyEvent::WebSocket::Client::Dial::tcp_connect($host, $port, $callbacks[0], $callbacks[1]);
 }
 
 1;

@@ -1,0 +1,71 @@
+package AnyEvent::WebSocket::Client::Dial;
+
+# TCP connections to where no name has to be resolved: AnyEvent::Socket takes addresses through all that it does for
+# names, which costs more than the connection itself. It is private to AnyEvent::WebSocket::Client.
+
+use strict;
+use warnings;
+
+our $VERSION = '1.000';
+
+use AE               ();
+use AnyEvent         ();
+use AnyEvent::Socket ();
+use Errno            qw(EAGAIN EINPROGRESS ENOTCONN ETIMEDOUT EWOULDBLOCK);
+use Socket           qw(AF_INET IPPROTO_TCP SOCK_STREAM inet_pton pack_sockaddr_in);
+
+# A program that has put a tcp_connect of its own in place of AnyEvent::Socket's means us, too.
+my $original = \&AnyEvent::Socket::tcp_connect;
+{
+    local ($@, $SIG{__DIE__});
+    undef $original
+        unless eval { require Sub::Util; Sub::Util::subname($original) eq 'AnyEvent::Socket::tcp_connect' };
+}
+
+# As AnyEvent::Socket's, whose work it is where there is more to it. Called in other than void context that returns
+# what ends the attempt when it is dropped.
+sub tcp_connect {
+    my ($host, $port, $connected, $prepare) = @_;
+    my $ip = $host eq 'localhost' ? '127.0.0.1' : $host;
+    my ($ipv4, $ipv6) = @AnyEvent::PROTOCOL{qw(ipv4 ipv6)};
+    my $address = $ipv4 && $port =~ /\A[0-9]+\z/ && inet_pton(AF_INET, $ip);
+    return &AnyEvent::Socket::tcp_connect
+        if !$address || $ip ne $host && $ipv6 > $ipv4 || defined wantarray || AnyEvent::WIN32
+        || !$original || $original != \&AnyEvent::Socket::tcp_connect;
+
+    _connect($ip, $port, pack_sockaddr_in($port, $address), $connected, $prepare, sub {
+        return AnyEvent::Socket::tcp_connect('::1', $port, $connected, $prepare) if $ip ne $host && $ipv6;
+        my $errno = $!;
+        AnyEvent::postpone { $! = $errno; $connected->() };
+    });
+    return;
+}
+
+sub _connect {
+    my ($ip, $port, $address, $connected, $prepare, $fail) = @_;
+    socket my $fh, AF_INET, SOCK_STREAM, IPPROTO_TCP or return $fail->();
+    AnyEvent::fh_unblock($fh);
+    my $timeout = $prepare && $prepare->($fh);
+    return $fail->() unless connect($fh, $address) || $! == EINPROGRESS || $! == EWOULDBLOCK;
+    my ($timer, $watcher);
+    $timer = AE::timer($timeout, 0, sub {
+        undef $_ for $timer, $watcher, $fh;
+        $! = ETIMEDOUT;
+        $fail->();
+    }) if $timeout;
+    $watcher = AE::io($fh, 1, sub {
+        if (getpeername $fh) {
+            undef $_ for $timer, $watcher;
+            return $connected->($fh, $ip, $port, $fail);
+        }
+        # For what was wrong; or nothing was, nor has been done.
+        sysread $fh, my $nothing, 1 if $! == ENOTCONN;
+        return if $! == EAGAIN;
+        my $errno = $!;
+        undef $_ for $timer, $watcher, $fh;
+        $! = $errno;
+        $fail->();
+    });
+}
+
+1;
