@@ -18,19 +18,25 @@ use AnyEvent::WebSocket::Client::Response     ();
 use AnyEvent::WebSocket::Connection::Deflate ();
 use AnyEvent::WebSocket::Connection::HTTP    ();
 
-# The versions Protocol::WebSocket knows; those whose answer proves that the server has understood the request
-# in the way of RFC 6455 are true.
+# The versions Protocol::WebSocket knows. Those whose answer proves that the server has understood the request in the
+# way of RFC 6455 have what their requests differ in, the name of the header for the origin and the version's number; the
+# others are Protocol::WebSocket's.
 our %VERSIONS = (
-    'draft-ietf-hybi-17' => 1,
-    'draft-ietf-hybi-10' => 1,
-    'draft-ietf-hybi-00' => 0,
-    'draft-hixie-75'     => 0,
+    'draft-ietf-hybi-17' => ['Origin',               13],
+    'draft-ietf-hybi-10' => ['Sec-WebSocket-Origin', 8],
+    'draft-ietf-hybi-00' => undef,
+    'draft-hixie-75'     => undef,
 );
+my $CURRENT = 'draft-ietf-hybi-17';
 
 my $GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
 
+# The statuses whose headers matter.
+my $SWITCHED = qr/\A101\z/;
+my $SWITCHED_OR_ELSEWHERE = qr/\A(?:101|30[12378])\z/;
+
 # Headers that a request has once (RFC 9112 section 3.2, RFC 6455 section 11.3): the program's take the place of
-# those that Protocol::WebSocket makes.
+# ours.
 my @SINGLE = qw(Host Origin Sec-WebSocket-Key Sec-WebSocket-Version);
 
 # Takes target, version, subprotocols (an array), headers (an array of names and values), deflate (options for
@@ -41,7 +47,7 @@ sub new {
     my $self = bless {%option}, $class;
     $self->{response} = AnyEvent::WebSocket::Client::Response->new(
         max_size => $self->{max_header_size},
-        whole    => $self->{redirects} ? qr/\A(?:101|30[12378])\z/ : qr/\A101\z/,
+        whole    => $self->{redirects} ? $SWITCHED_OR_ELSEWHERE : $SWITCHED,
     );
     $self->{request} = $self->_make_request;
     return $self;
@@ -88,22 +94,9 @@ sub _make_request {
     my %given;
     push @{ $given{ lc $_->[0] } }, $_->[1] for @headers;
 
-    my $handshake = Protocol::WebSocket::Handshake::Client->new(
-        url => $self->{target}->url,
-        req => Protocol::WebSocket::Request->new,
-        # The limit is ours, and frames may come with the answer.
-        res => Protocol::WebSocket::Response->new(max_message_size => 1 << 31),
-        defined $self->{version} ? (version => $self->{version}) : (),
-    );
-    $handshake->req->subprotocol(join ',', @subprotocols) if @subprotocols;
-    if ($VERSIONS{ $self->{version} // 'draft-ietf-hybi-17' }) {
-        ($self->{key}) = @{ $given{'sec-websocket-key'} || [] };
-        $self->{key} //= MIME::Base64::encode_base64(random_bytes(16), '');
-        $handshake->req->key($self->{key});
-    }
-    else {
-        $self->{old} = $handshake;
-    }
+    my ($head, $body) = $VERSIONS{ $self->{version} // $CURRENT }
+        ? ($self->_head($given{'sec-websocket-key'}, @subprotocols), '')
+        : $self->_old_head(@subprotocols);
 
     # A program can ask by headers of its own, too.
     $self->{requested} = {
@@ -114,11 +107,38 @@ sub _make_request {
     # The last one is that of `deflate`.
     $self->{offers} = $given{'sec-websocket-extensions'};
 
-    my ($head, $body) = split /(?<=\r\n)\r\n/, $handshake->to_string, 2;
     for my $name (grep { $given{ lc $_ } } @SINGLE) {
         $head =~ s/^\Q$name\E: [^\r\n]*\r\n//m;
     }
     return join '', $head, map({ "$_->[0]: $_->[1]\r\n" } @headers), "\r\n", $body;
+}
+
+# In the order of Protocol::WebSocket.
+sub _head {
+    my ($self, $given_keys, @subprotocols) = @_;
+    my $key = $self->{key} = $given_keys ? $given_keys->[0] : MIME::Base64::encode_base64(random_bytes(16), '');
+    my $target = $self->{target};
+    my $host   = $target->host_and_port;
+    my $origin = ($target->is_secure ? 'https://' : 'http://') . $host;
+    my ($origin_name, $number) = @{ $VERSIONS{ $self->{version} // $CURRENT } };
+    return "GET $target->{resource} HTTP/1.1\r\nUpgrade: WebSocket\r\nConnection: Upgrade\r\nHost: $host\r\n"
+        . "$origin_name: $origin\r\n"
+        . (@subprotocols ? 'Sec-WebSocket-Protocol: ' . join(',', @subprotocols) . "\r\n" : '')
+        . "Sec-WebSocket-Key: $key\r\nSec-WebSocket-Version: $number\r\n";
+}
+
+# The head, and what follows the empty line behind it.
+sub _old_head {
+    my ($self, @subprotocols) = @_;
+    my $handshake = $self->{old} = Protocol::WebSocket::Handshake::Client->new(
+        url => $self->{target}->url,
+        req => Protocol::WebSocket::Request->new,
+        # The limit is ours, and frames may come with the answer.
+        res     => Protocol::WebSocket::Response->new(max_message_size => 1 << 31),
+        version => $self->{version},
+    );
+    $handshake->req->subprotocol(join ',', @subprotocols) if @subprotocols;
+    return split /(?<=\r\n)\r\n/, $handshake->to_string, 2;
 }
 
 # The headers as pairs of octets, fit to be put into the request. Line ends in values are taken out, as the
@@ -154,19 +174,19 @@ sub subprotocols {
 # What RFC 6455 section 4.1 demands of a response; what was agreed upon otherwise.
 sub _judge {
     my ($self, $headers) = @_;
-    my %value = map { $_ => join ', ', @{ $headers->{$_} } } keys %$headers;
-    for my $name (qw(Upgrade Connection Sec-WebSocket-Accept)) {
-        return "it has no $name header" unless defined $value{ lc $name };
-    }
-    return 'Upgrade is not websocket: ' . _shown($value{upgrade}) if lc $value{upgrade} ne 'websocket';
-    return 'Connection has no Upgrade: ' . _shown($value{connection})
-        unless grep { lc eq 'upgrade' } split /[ \t]*,[ \t]*/, $value{connection};
-    return 'Sec-WebSocket-Accept does not fit the key: ' . _shown($value{'sec-websocket-accept'})
-        if $value{'sec-websocket-accept'} ne Digest::SHA::sha1_base64($self->{key} . $GUID) . '=';
-    return 'it has more than one Sec-WebSocket-Protocol header'
-        if @{ $headers->{'sec-websocket-protocol'} || [] } > 1;
-    return (undef, { subprotocol => $value{'sec-websocket-protocol'},
-        extensions => $value{'sec-websocket-extensions'} });
+    my ($upgrade, $connection, $accept, $extensions) = map { $_ && (@$_ == 1 ? $_->[0] : join ', ', @$_) }
+        @$headers{qw(upgrade connection sec-websocket-accept sec-websocket-extensions)};
+    return 'it has no Upgrade header'              unless defined $upgrade;
+    return 'it has no Connection header'           unless defined $connection;
+    return 'it has no Sec-WebSocket-Accept header' unless defined $accept;
+    return 'Upgrade is not websocket: ' . _shown($upgrade) if lc $upgrade ne 'websocket';
+    return 'Connection has no Upgrade: ' . _shown($connection)
+        unless grep { lc eq 'upgrade' } split /[ \t]*,[ \t]*/, $connection;
+    return 'Sec-WebSocket-Accept does not fit the key: ' . _shown($accept)
+        if $accept ne Digest::SHA::sha1_base64($self->{key} . $GUID) . '=';
+    my @subprotocols = @{ $headers->{'sec-websocket-protocol'} || [] };
+    return 'it has more than one Sec-WebSocket-Protocol header' if @subprotocols > 1;
+    return (undef, { subprotocol => $subprotocols[0], extensions => $extensions });
 }
 
 sub _shown { my ($value) = @_; return AnyEvent::WebSocket::Connection::HTTP::printable($value) }

@@ -16,6 +16,7 @@ use Scalar::Util     ();
 use URI              ();
 
 use AnyEvent::WebSocket::Client::Response ();
+use AnyEvent::WebSocket::Connection::HTTP ();
 
 # For the answer's head: nothing of it is of interest but its first line.
 my $MAX_SIZE = 16384;
@@ -88,7 +89,8 @@ sub _ask {
             $handle->{rbuf} = '';
             my $answer = $response->add($bytes) or return;
             return $end->($answer->{error}) if defined $answer->{error};
-            return $end->("it answered $answer->{line}") if $answer->{status} !~ /\A2/;
+            return $end->('it answered ' . AnyEvent::WebSocket::Connection::HTTP::printable($answer->{line}))
+                if $answer->{status} !~ /\A2/;
             return $end->('it says more than that it has connected') if length $answer->{rest};
             $end->();
         },

@@ -22,7 +22,7 @@ sub new {
 
 # Nothing as long as more has to come, else a hash with
 #   error    where this is no response, or a too large one; otherwise
-#   line     the status line, fit to be shown
+#   line     the status line
 #   status   and, if it is one of `whole`:
 #   headers  arrays of values by name in lower case
 #   head     the bytes of the head
@@ -77,13 +77,13 @@ sub _find_line {
     # HTTP/1.0 has neither interim responses nor upgrades.
     ($self->{status}) = $line =~ m{\AHTTP/1\.(?|1 ([1-9][0-9]{2})|0 ([2-9][0-9]{2}))(?: |\z)}
         or return $self->_not_http($line);
-    $self->{line} = AnyEvent::WebSocket::Connection::HTTP::printable($line);
+    $self->{line} = $line;
     return 1;
 }
 
 sub _not_http {
     my ($self, $line) = @_;
-    $self->{error} = wrong_line(AnyEvent::WebSocket::Connection::HTTP::printable($line));
+    $self->{error} = wrong_line($line);
     return;
 }
 
@@ -101,7 +101,8 @@ sub _find_end {
 # As Protocol::WebSocket words it; programs look for that.
 sub wrong_line {
     my ($line) = @_;
-    return "Wrong response line. Got [[$line]], expected [[HTTP/1.1 101 ]]";
+    return 'Wrong response line. Got [[' . AnyEvent::WebSocket::Connection::HTTP::printable($line)
+        . ']], expected [[HTTP/1.1 101 ]]';
 }
 
 1;

@@ -67,6 +67,12 @@ sub override {
 
 sub is_secure { my ($self) = @_; return $self->{scheme} eq 'wss' }
 
+# As a Host header has them.
+sub host_and_port {
+    my ($self) = @_;
+    return $self->{port} == $DEFAULT_PORT{ $self->{scheme} } ? $self->{host} : "$self->{host}:$self->{port}";
+}
+
 # For Protocol::WebSocket::Handshake::Client.
 sub url {
     my ($self) = @_;
