@@ -26,6 +26,11 @@ require AnyEvent::WebSocket::Message;
 
 my %ROLE = (client => 1, server => 2);
 
+my %ATTRIBUTE = map { $_ => 1 } qw(
+    handle masked subprotocol max_payload_size max_fragments max_message_size role validate_utf8 close_timeout extensions
+    permessage_deflate close_code close_reason close_error
+);
+
 # The two classes check their arguments for each other; errors are the caller's of both.
 our @CARP_NOT = ('AnyEvent::WebSocket::Message');
 
@@ -67,7 +72,8 @@ sub _number {
 
 # A limit where 0 means none, as a number of whole bytes or frames: one below 1 is not none.
 sub _limit {
-    my $limit = _number(@_);
+    my ($name, $value, $default) = @_;
+    my $limit = defined $value ? _number($name, $value) : $default;
     return $limit > 0 && $limit < 1 ? 1 : $limit;
 }
 
@@ -78,9 +84,7 @@ sub new {
 sub BUILD {
     my ($self, $args) = @_;
     # What Moo has set up in a derived class, defaults of its own for instance, is there already.
-    exists $self->{$_} or !exists $args->{$_} or $self->{$_} = $args->{$_}
-        for qw(handle masked subprotocol max_payload_size max_fragments max_message_size role validate_utf8
-        close_timeout extensions permessage_deflate close_code close_reason close_error);
+    exists $ATTRIBUTE{$_} && !exists $self->{$_} and $self->{$_} = $args->{$_} for keys %$args;
     $self->{validate_utf8} = 1  unless defined $self->{validate_utf8};
     $self->{close_timeout} = 30 unless defined $self->{close_timeout};
 

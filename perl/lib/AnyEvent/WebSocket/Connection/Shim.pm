@@ -10,7 +10,7 @@ our $VERSION = '1.000';
 
 use AE           ();
 use Errno        qw(EBADF);
-use Scalar::Util qw(blessed reftype weaken);
+use Scalar::Util qw(blessed refaddr reftype weaken);
 
 use AnyEvent::WebSocket::Connection::Linger ();
 
@@ -33,9 +33,15 @@ sub install {
     my ($input, $finish, $idle) = closures($connection);
     $handle->on_error($finish);
     $handle->on_eof($finish);
-    $handle->{_rw} = parked()
-        if ref $handle eq 'AnyEvent::Handle' && handle_is_known() && choose_direct($connection);
-    $handle->on_read($input);
+    my $direct = ref $handle eq 'AnyEvent::Handle' && handle_is_known() && choose_direct($connection);
+    $handle->{_rw} = parked() if $direct;
+    if ($direct && !length($handle->{rbuf} // '') && !$handle->{_eof} && !@{ $handle->{_queue} || [] }) {
+        # Nothing of what the method does besides is to be done.
+        $handle->{on_read} = $input;
+    }
+    else {
+        $handle->on_read($input);
+    }
     keep_idle($connection, when_idle($idle));
 }
 
@@ -43,15 +49,18 @@ sub install {
 # is not to make all who come after it mute.
 my $IDLE_ENOUGH = 0.05;
 
+my $idle_is_emulated;
+
 # The watchers for that. AnyEvent emulates idle watchers where the event loop has none, but its emulation does not end
 # when it is let go of in its own callback. What it would do first is to wait for as long as this.
 sub when_idle {
     my ($code) = @_;
     # A loop that has been held up has an old time, by which the timer would be due at once.
     AE::now_update;
-    my $timer    = AE::timer($IDLE_ENOUGH, 0, $code);
-    my $emulated = AnyEvent::detect()->can('idle') == AnyEvent::Base->can('idle');
-    return $emulated ? [$timer] : [$timer, AE::idle($code)];
+    my $timer = AE::timer($IDLE_ENOUGH, 0, $code);
+    # The event loop does not change any more.
+    $idle_is_emulated //= AnyEvent::detect()->can('idle') == AnyEvent::Base->can('idle');
+    return $idle_is_emulated ? [$timer] : [$timer, AE::idle($code)];
 }
 
 # The following are called by the XSUBs: with the handle
@@ -127,14 +136,22 @@ sub dont_linger {
     $handle->{linger} = 0 if reftype($handle) eq 'HASH' && UNIVERSAL::isa($handle, 'AnyEvent::Handle');
 }
 
+my $shut_down = sub { shutdown $_[0]{fh}, 1 };
+
 # Shuts down the write side when all is sent.
 sub shut_down_handle {
     my ($handle) = @_;
+    return $handle->push_shutdown if ref $handle ne 'AnyEvent::Handle';
     # A descriptor that was closed behind the handle's back is an error to it, but there is nothing to
     # shut down.
-    return if ref $handle eq 'AnyEvent::Handle' && $handle->{fh} && !defined fileno $handle->{fh};
-    return AnyEvent::WebSocket::Connection::Linger::shut_down_tls($handle) if has_tls($handle);
-    $handle->push_shutdown;
+    return if $handle->{fh} && !defined fileno $handle->{fh};
+    return $handle->push_shutdown unless handle_is_known();
+    return AnyEvent::WebSocket::Connection::Linger::shut_down_tls($handle) if $handle->{tls};
+    # With nothing left to send it has run.
+    return if (refaddr($handle->{on_drain}) // 0) == refaddr($shut_down) && !length($handle->{wbuf} // '');
+    # As push_shutdown does it.
+    delete $handle->{low_water_mark};
+    $handle->on_drain($shut_down);
 }
 
 # Whether this is a handle whose inside we know, with TLS.
