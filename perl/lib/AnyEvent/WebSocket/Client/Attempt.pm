@@ -35,7 +35,7 @@ sub start {
     # Where the program has been busy for long, the timeouts would be over by the time that the event loop knows of.
     AE::now_update;
     my ($target, $error);
-    $self->_try('URI is not a websocket', sub {
+    $self->_try(\'URI is not a websocket', sub {
         ($target, $error) = AnyEvent::WebSocket::Client::Target->new(@where);
     }) or return;
     return $self->_fail($error) unless $target;
@@ -62,10 +62,10 @@ sub _fail {
     $done->croak($text);
 }
 
-# Runs what dies where something is wrong with the program's settings. Where callbacks of the program have run
-# and died meanwhile, that goes on its way.
+# Runs what dies where something is wrong with the program's settings. What it was doing, a reference, is told with the
+# error. Where callbacks of the program have run and died meanwhile, that goes on its way.
 sub _try {
-    my ($self, $prefix, $code) = @_;
+    my ($self, $doing, $code) = @_;
     my ($ok, $exception);
     {
         local ($@, $SIG{__DIE__});
@@ -76,7 +76,7 @@ sub _try {
     die $exception unless $self->{done};
     $exception =~ s/ at \S+ line [0-9]+\.?\n.*//s;
     chomp $exception;
-    $self->_fail("$prefix: $exception");
+    $self->_fail("$$doing: $exception");
     return;
 }
 
@@ -84,8 +84,6 @@ sub _connect {
     my ($self, $target) = @_;
     my $client = $self->{client};
     $self->{target} = $target;
-    $self->_try('handshake error', sub { $self->_prepare_handshake })  or return;
-    $self->_try('connect error',   sub { $self->_prepare_tls })        or return;
     my $timeout = $client->timeout;
     my $attempt = $self;
     my $connected = sub {
@@ -99,7 +97,12 @@ sub _connect {
         my $text = 'unable to connect' . (defined $error ? ": $error" : '');
         $self->_later(sub { $self->_fail($text) });
     };
-    $self->_try('unable to connect', sub {
+    my $doing = 'handshake error';
+    $self->_try(\$doing, sub {
+        $self->_prepare_handshake;
+        $doing = 'connect error';
+        $self->{tls} = $target->is_secure ? $self->_tls_options : [];
+        $doing = 'unable to connect';
         $client->_make_tcp_connection(
             $target->{scheme}, @$target{qw(connect_host connect_port)}, $connected, sub { $timeout },
         );
@@ -122,15 +125,14 @@ sub _prepare_handshake {
 }
 
 # The arguments for AnyEvent::Handle.
-sub _prepare_tls {
+sub _tls_options {
     my ($self) = @_;
-    my ($client, $target) = @$self{qw(client target)};
-    $self->{tls} = [];
-    return unless $target->is_secure;
-    my $name = $target->{name};
+    my $client = $self->{client};
+    my $name   = $self->{target}{name};
+    my @options = (tls => 'connect');
     if ($client->ssl_no_verify) {
         # A server with several certificates wants to know the name all the same; an address is none.
-        push @{ $self->{tls} }, peername => $name unless AnyEvent::Socket::parse_address($name);
+        push @options, peername => $name unless AnyEvent::Socket::parse_address($name);
     }
     else {
         my %context = (verify => 1, verify_peername => 'https');
@@ -140,20 +142,19 @@ sub _prepare_tls {
             open my $readable, '<', $ca_file or die "ssl_ca_file $ca_file: $!\n";
             $context{ca_file} = $ca_file;
         }
-        push @{ $self->{tls} }, peername => $name, tls_ctx => \%context;
+        push @options, peername => $name, tls_ctx => \%context;
     }
-    push @{ $self->{tls} }, tls => 'connect';
+    return \@options;
 }
 
 sub _talk {
     my ($self, $fh) = @_;
     return unless $self->{done};
     my $handle;
-    $self->_try('connect error', sub {
+    $self->_try(\'connect error', sub {
         $handle = AnyEvent::Handle->new(
             fh       => $fh,
             on_error => sub { $self->_fail("connect error: $_[2]") },
-            on_eof   => sub { $self->_fail('connect error: Unexpected end-of-file') },
             @{ $self->{tls} },
         );
     }) or return;
@@ -213,22 +214,15 @@ sub _hand_over {
     my $client  = $self->{client};
     my $deflate = $client->permessage_deflate;
     $deflate = { ref $deflate ? %$deflate : (), %{ $result->{offer} } } if $result->{offer};
-    my %option = (
-        handle             => delete $self->{handle},
-        masked             => 1,
-        role               => 'client',
-        max_payload_size   => $client->max_payload_size,
-        max_fragments      => $client->max_fragments,
-        max_message_size   => $client->max_message_size,
-        validate_utf8      => $client->validate_utf8,
-        close_timeout      => $client->close_timeout,
-        subprotocol        => $result->{subprotocol},
-        extensions         => $result->{extensions},
-        permessage_deflate => defined $result->{extensions} ? $deflate : undef,
-    );
-    delete @option{ grep { !defined $option{$_} } keys %option };
+    my %option = (handle => delete $self->{handle}, masked => 1, role => 'client');
+    for my $name (qw(max_payload_size max_fragments max_message_size validate_utf8 close_timeout)) {
+        my $value = $client->$name;
+        $option{$name} = $value if defined $value;
+    }
+    $option{subprotocol} = $result->{subprotocol} if defined $result->{subprotocol};
+    @option{qw(extensions permessage_deflate)} = ($result->{extensions}, $deflate) if defined $result->{extensions};
     my $connection;
-    $self->_try('handshake error', sub { $connection = AnyEvent::WebSocket::Connection->new(\%option) }) or return;
+    $self->_try(\'handshake error', sub { $connection = AnyEvent::WebSocket::Connection->new(\%option) }) or return;
     $self->_end->send($connection);
 }
 
@@ -241,7 +235,7 @@ sub _redirect {
     return $self->_fail("handshake error: too many redirects, max_redirects is $most")
         if $self->{redirects}++ >= $most;
     my ($target, $error);
-    $self->_try('handshake error: redirect', sub { ($target, $error) = $from->redirect($location) }) or return;
+    $self->_try(\'handshake error: redirect', sub { ($target, $error) = $from->redirect($location) }) or return;
     return $self->_fail('handshake error: the redirect to '
             . AnyEvent::WebSocket::Connection::HTTP::printable($location) . " is not followed: $error")
         unless $target;

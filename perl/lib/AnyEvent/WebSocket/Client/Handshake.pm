@@ -44,7 +44,7 @@ my @SINGLE = qw(Host Origin Sec-WebSocket-Key Sec-WebSocket-Version);
 # where the request cannot be made.
 sub new {
     my ($class, %option) = @_;
-    my $self = bless {%option}, $class;
+    my $self = bless \%option, $class;
     $self->{response} = AnyEvent::WebSocket::Client::Response->new(
         max_size => $self->{max_header_size},
         whole    => $self->{redirects} ? $SWITCHED_OR_ELSEWHERE : $SWITCHED,
@@ -98,15 +98,13 @@ sub _make_request {
         ? ($self->_head($given{'sec-websocket-key'}, @subprotocols), '')
         : $self->_old_head(@subprotocols);
 
-    # A program can ask by headers of its own, too.
-    $self->{requested} = {
-        map { $_ => 1 } @subprotocols,
-        map { split /[\s,]+/ } @{ $given{'sec-websocket-protocol'} || [] },
-    };
     $self->{wants_subprotocol} = \@subprotocols if @subprotocols;
+    return "$head\r\n$body" unless @headers;
+
+    # A program can ask by headers of its own, too.
+    $self->{asks_for_subprotocols} = $given{'sec-websocket-protocol'};
     # The last one is that of `deflate`.
     $self->{offers} = $given{'sec-websocket-extensions'};
-
     for my $name (grep { $given{ lc $_ } } @SINGLE) {
         $head =~ s/^\Q$name\E: [^\r\n]*\r\n//m;
     }
@@ -207,10 +205,11 @@ sub _agree {
     my ($subprotocol, $extensions) = @$agreed{qw(subprotocol extensions)};
     my $wanted = $self->{wants_subprotocol};
     if (defined $subprotocol && (length $subprotocol || $wanted)) {
+        my %requested = map { $_ => 1 } @{ $wanted || [] },
+            map { split /[\s,]+/ } @{ $self->{asks_for_subprotocols} || [] };
         return { error => 'subprotocol mismatch, requested: '
-                . join(', ', $wanted ? @$wanted : sort keys %{ $self->{requested} })
-                . ', got: ' . _shown($subprotocol) }
-            unless $self->{requested}{$subprotocol};
+                . join(', ', $wanted ? @$wanted : sort keys %requested) . ', got: ' . _shown($subprotocol) }
+            unless $requested{$subprotocol};
     }
     else {
         return { error => 'no subprotocol in response' } if $wanted;

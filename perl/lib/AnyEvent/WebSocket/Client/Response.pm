@@ -48,10 +48,8 @@ sub add {
             @$self{qw(line status searched)} = (undef, undef, 0);
             next;
         }
-        my @headers = @{ $parsed->{headers} };
-        while (my ($name, $value) = splice @headers, 0, 2) {
-            push @{ $response{headers}{$name} }, $value;
-        }
+        my $headers = $parsed->{headers};
+        push @{ $response{headers}{ $headers->[2 * $_] } }, $headers->[2 * $_ + 1] for 0 .. @$headers / 2 - 1;
         $response{rest} = delete $self->{buffer};
         return \%response;
     }
@@ -73,7 +71,8 @@ sub _find_line {
     }
     # The empty line may begin with this very line end.
     $self->{searched} = $end;
-    my ($line) = substr($self->{buffer}, 0, $end) =~ /\A(.*?)\r?\z/s;
+    my $line = substr $self->{buffer}, 0, $end;
+    $line =~ s/\r\z//;
     # HTTP/1.0 has neither interim responses nor upgrades.
     ($self->{status}) = $line =~ m{\AHTTP/1\.(?|1 ([1-9][0-9]{2})|0 ([2-9][0-9]{2}))(?: |\z)}
         or return $self->_not_http($line);
