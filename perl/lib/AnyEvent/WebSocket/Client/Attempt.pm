@@ -34,12 +34,14 @@ sub start {
     }, $class;
     # Where the program has been busy for long, the timeouts would be over by the time that the event loop knows of.
     AE::now_update;
-    my ($target, $error);
-    $self->_try(\'URI is not a websocket', sub {
-        ($target, $error) = AnyEvent::WebSocket::Client::Target->new(@where);
-    }) or return;
-    return $self->_fail($error) unless $target;
-    $self->_connect($target);
+    $self->_try('URI is not a websocket', _find_target => @where) or return;
+    return $self->_fail($self->{misled}) unless $self->{target};
+    $self->_connect;
+}
+
+sub _find_target {
+    my ($self, @where) = @_;
+    @$self{qw(target misled)} = AnyEvent::WebSocket::Client::Target->new(@where);
 }
 
 # Ends all that is still under way.
@@ -62,31 +64,39 @@ sub _fail {
     $done->croak($text);
 }
 
-# Runs what dies where something is wrong with the program's settings. What it was doing, a reference, is told with the
-# error. Where callbacks of the program have run and died meanwhile, that goes on its way.
+# Calls a method that dies where something is wrong with the program's settings. Returns whether to go on after it.
+# Where callbacks of the program have run and died meanwhile, that goes on its way.
 sub _try {
-    my ($self, $doing, $code) = @_;
+    my ($self, $prefix, $method, @arguments) = @_;
     my ($ok, $exception);
     {
         local ($@, $SIG{__DIE__});
-        $ok = eval { $code->(); 1 };
+        $ok = eval { $self->$method(@arguments); 1 };
         $exception = $@;
     }
-    return 1 if $ok;
+    return $self->{done} if $ok;
     die $exception unless $self->{done};
     $exception =~ s/ at \S+ line [0-9]+\.?\n.*//s;
     chomp $exception;
-    $self->_fail("$$doing: $exception");
+    $self->_fail("$prefix: $exception");
     return;
 }
 
 sub _connect {
-    my ($self, $target) = @_;
-    my $client = $self->{client};
-    $self->{target} = $target;
+    my ($self) = @_;
+    $self->_try('handshake error', '_prepare_handshake') or return;
+    if ($self->{target}->is_secure) {
+        $self->_try('connect error', '_prepare_tls') or return;
+    }
+    $self->_try('unable to connect', '_make_tcp_connection');
+}
+
+sub _make_tcp_connection {
+    my ($self) = @_;
+    my ($client, $target) = @$self{qw(client target)};
     my $timeout = $client->timeout;
     my $attempt = $self;
-    my $connected = sub {
+    $client->_make_tcp_connection($target->{scheme}, @$target{qw(connect_host connect_port)}, sub {
         my ($fh, $error) = @_;
         $error //= $! ? "$!" : undef;
         # Some event loop keeps this for as long as what comes of it.
@@ -94,19 +104,9 @@ sub _connect {
         undef $attempt;
         return $self->_talk($fh) if $fh;
         # Where the program's callback dies, AnyEvent would forget what else it has postponed.
-        my $text = 'unable to connect' . (defined $error ? ": $error" : '');
-        $self->_later(sub { $self->_fail($text) });
-    };
-    my $doing = 'handshake error';
-    $self->_try(\$doing, sub {
-        $self->_prepare_handshake;
-        $doing = 'connect error';
-        $self->{tls} = $target->is_secure ? $self->_tls_options : [];
-        $doing = 'unable to connect';
-        $client->_make_tcp_connection(
-            $target->{scheme}, @$target{qw(connect_host connect_port)}, $connected, sub { $timeout },
-        );
-    });
+        $self->_later(_fail => 'unable to connect' . (defined $error ? ": $error" : ''));
+    }, sub { $timeout });
+    return;
 }
 
 sub _prepare_handshake {
@@ -125,7 +125,7 @@ sub _prepare_handshake {
 }
 
 # The arguments for AnyEvent::Handle.
-sub _tls_options {
+sub _prepare_tls {
     my ($self) = @_;
     my $client = $self->{client};
     my $name   = $self->{target}{name};
@@ -144,23 +144,14 @@ sub _tls_options {
         }
         push @options, peername => $name, tls_ctx => \%context;
     }
-    return \@options;
+    $self->{tls} = \@options;
 }
 
 sub _talk {
     my ($self, $fh) = @_;
     return unless $self->{done};
-    my $handle;
-    $self->_try(\'connect error', sub {
-        $handle = AnyEvent::Handle->new(
-            fh       => $fh,
-            on_error => sub { $self->_fail("connect error: $_[2]") },
-            @{ $self->{tls} },
-        );
-    }) or return;
-    # It may have failed already.
-    return unless $self->{done} && $handle;
-    $self->{handle} = $handle;
+    $self->_try('connect error', _make_handle => $fh) or return;
+    my $handle = $self->{handle} or return;
     $self->_start_timer($self->{client}->timeout);
     $handle->push_write($self->{handshake}->request);
     return unless $self->{handle};
@@ -175,6 +166,17 @@ sub _talk {
     });
 }
 
+# Where the handle has failed already there is none.
+sub _make_handle {
+    my ($self, $fh) = @_;
+    my $handle = AnyEvent::Handle->new(
+        fh       => $fh,
+        on_error => sub { $self->_fail("connect error: $_[2]") },
+        @{ $self->{tls} || [] },
+    );
+    $self->{handle} = $handle if $self->{done};
+}
+
 sub _start_timer {
     my ($self, $timeout) = @_;
     return unless $timeout;
@@ -185,14 +187,15 @@ sub _start_timer {
     });
 }
 
-# In the next turn of the event loop.
+# Calls a method in the next turn of the event loop.
 sub _later {
-    my ($self, $code) = @_;
+    my ($self, $method, $argument) = @_;
+    my $attempt = $self;
     $self->{timer} = AE::timer(0, 0, sub {
-        # See `_connect`.
-        my $once = $code or return;
-        undef $code;
-        $once->();
+        # See `_make_tcp_connection`.
+        my $self = $attempt or return;
+        undef $attempt;
+        $self->$method($argument);
     });
 }
 
@@ -205,7 +208,7 @@ sub _succeed {
     $handle->on_read(undef);
     $handle->on_eof(sub { });
     $handle->{rbuf} = $result->{rest};
-    $self->_later(sub { $self->_hand_over($result) });
+    $self->_later(_hand_over => $result);
 }
 
 sub _hand_over {
@@ -221,9 +224,14 @@ sub _hand_over {
     }
     $option{subprotocol} = $result->{subprotocol} if defined $result->{subprotocol};
     @option{qw(extensions permessage_deflate)} = ($result->{extensions}, $deflate) if defined $result->{extensions};
-    my $connection;
-    $self->_try(\'handshake error', sub { $connection = AnyEvent::WebSocket::Connection->new(\%option) }) or return;
+    $self->_try('handshake error', _make_connection => \%option) or return;
+    my $connection = delete $self->{connection};
     $self->_end->send($connection);
+}
+
+sub _make_connection {
+    my ($self, $option) = @_;
+    $self->{connection} = AnyEvent::WebSocket::Connection->new($option);
 }
 
 sub _redirect {
@@ -234,11 +242,9 @@ sub _redirect {
     my $most = $self->{client}->max_redirects;
     return $self->_fail("handshake error: too many redirects, max_redirects is $most")
         if $self->{redirects}++ >= $most;
-    my ($target, $error);
-    $self->_try(\'handshake error: redirect', sub { ($target, $error) = $from->redirect($location) }) or return;
-    return $self->_fail('handshake error: the redirect to '
-            . AnyEvent::WebSocket::Connection::HTTP::printable($location) . " is not followed: $error")
-        unless $target;
+    $self->_try('handshake error: redirect', _find_redirect => $location) or return;
+    my $target = $self->{target} or return $self->_fail('handshake error: the redirect to '
+            . AnyEvent::WebSocket::Connection::HTTP::printable($location) . " is not followed: $self->{misled}");
 
     my @headers = @{ $self->{headers} };
     my @kept;
@@ -248,7 +254,12 @@ sub _redirect {
         push @kept, $name, $value;
     }
     $self->{headers} = \@kept;
-    $self->_connect($target);
+    $self->_connect;
+}
+
+sub _find_redirect {
+    my ($self, $location) = @_;
+    @$self{qw(target misled)} = $self->{target}->redirect($location);
 }
 
 1;

@@ -215,8 +215,11 @@ sub on_finish {
     finish($connection) or return;
     shut_down_handle(handle($connection));
     $connection->{close_error} = $text if defined $text;
+    my $done = eval { run_callbacks($connection, 'finish', $text); 1 };
+    my $exception = $@;
     # No callback will run any more after these; forgetting them ends their hold on the connection.
-    finally(sub { run_callbacks($connection, 'finish', $text) }, sub { forget_callbacks($connection) });
+    forget_callbacks($connection);
+    die $exception unless $done;
 }
 
 # A Close frame is out: nothing follows it, and the peer is waited for.
