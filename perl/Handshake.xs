@@ -78,15 +78,16 @@ refusal(SV *agreed, SV *options, int role)
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::HTTP
 
 # The head of an HTTP response as a hash: status, reason, length, and headers, a list of names in lower case and
-# values. Undef where it is not there in full; a text where it is none.
+# values, or a hash of arrays of values by name. Undef where it is not there in full; a text where it is none.
 SV *
-parse_response(SV *octets)
+parse_response(SV *octets, bool by_name = FALSE)
   PREINIT:
     aews_response response;
     const char *data;
     STRLEN len;
     HV *hash;
-    AV *headers;
+    AV *list;
+    HV *fields;
     size_t i;
   CODE:
     data = SvPVbyte(octets, len);
@@ -97,16 +98,24 @@ parse_response(SV *octets)
         hv_stores(hash, "status", newSViv(response.status));
         hv_stores(hash, "reason", newSVpvn((const char *)response.reason.data, response.reason.len));
         hv_stores(hash, "length", newSVuv(response.len));
-        headers = newAV();
-        hv_stores(hash, "headers", newRV_noinc((SV *)headers));
+        list = by_name ? NULL : newAV();
+        fields = by_name ? newHV() : NULL;
+        hv_stores(hash, "headers", newRV_noinc(by_name ? (SV *)fields : (SV *)list));
         for (i = 0; i < response.header_count; i++) {
             const aews_header *header = &response.headers[i];
             SV *name = newSVpvn((const char *)header->name.data, header->name.len);
             char *c;
             for (c = SvPVX(name); c < SvEND(name); c++)
                 *c = toLOWER(*c);
-            av_push(headers, name);
-            av_push(headers, newSVpvn((const char *)header->value.data, header->value.len));
+            if (by_name) {
+                SV *values = HeVAL(hv_fetch_ent(fields, sv_2mortal(name), 1, 0));
+                if (!SvROK(values))
+                    sv_setsv(values, sv_2mortal(newRV_noinc((SV *)newAV())));
+                list = (AV *)SvRV(values);
+            } else {
+                av_push(list, name);
+            }
+            av_push(list, newSVpvn((const char *)header->value.data, header->value.len));
         }
         break;
     case AEWS_ERR_MALFORMED:
@@ -117,6 +126,38 @@ parse_response(SV *octets)
     }
   OUTPUT:
     RETVAL
+
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Client
+
+void
+timeout(SV *self, ...)
+  ALIAS:
+    max_header_size = 1
+    max_redirects = 2
+    max_payload_size = 3
+    max_fragments = 4
+    max_message_size = 5
+    close_timeout = 6
+    ssl_no_verify = 7
+    ssl_ca_file = 8
+    protocol_version = 9
+    subprotocol = 10
+    http_headers = 11
+    env_proxy = 12
+    validate_utf8 = 13
+    permessage_deflate = 14
+  PREINIT:
+    const char *name = GvNAME(CvGV(cv));
+    SV **value;
+  PPCODE:
+    PERL_UNUSED_VAR(ix);
+    if (items > 1)
+        croak("%s is a read-only accessor", name);
+    if (!SvROK(self) || SvTYPE(SvRV(self)) != SVt_PVHV)
+        croak("%s: not called on an object", name);
+    value = hv_fetch((HV *)SvRV(self), name, GvNAMELEN(CvGV(cv)), 0);
+    ST(0) = value ? *value : &PL_sv_undef;
+    XSRETURN(1);
 
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Client::Handshake
 

@@ -27,17 +27,10 @@ my %DEFAULT = (
 my @NUMBERS = qw(
     timeout max_header_size max_redirects max_payload_size max_fragments max_message_size close_timeout
 );
+# Their accessors are XSUBs.
 my @ATTRIBUTES = (@NUMBERS, qw(
     ssl_no_verify ssl_ca_file protocol_version subprotocol http_headers env_proxy validate_utf8 permessage_deflate
 ));
-
-for my $name (@ATTRIBUTES) {
-    no strict 'refs';
-    *$name = sub {
-        Carp::croak("$name is a read-only accessor") if @_ > 1;
-        return $_[0]{$name};
-    };
-}
 
 sub new {
     return AnyEvent::WebSocket::Connection::_new(\&BUILD, @_);

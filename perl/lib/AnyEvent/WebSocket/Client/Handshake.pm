@@ -31,9 +31,7 @@ my $CURRENT = 'draft-ietf-hybi-17';
 
 my $GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
 
-# The statuses whose headers matter.
-my $SWITCHED = qr/\A101\z/;
-my $SWITCHED_OR_ELSEWHERE = qr/\A(?:101|30[12378])\z/;
+my $SWITCHED_LINE = 'HTTP/1.1 101 ';
 
 # Headers that a request has once (RFC 9112 section 3.2, RFC 6455 section 11.3): the program's take the place of
 # ours.
@@ -45,10 +43,6 @@ my @SINGLE = qw(Host Origin Sec-WebSocket-Key Sec-WebSocket-Version);
 sub new {
     my ($class, %option) = @_;
     my $self = bless \%option, $class;
-    $self->{response} = AnyEvent::WebSocket::Client::Response->new(
-        max_size => $self->{max_header_size},
-        whole    => $self->{redirects} ? $SWITCHED_OR_ELSEWHERE : $SWITCHED,
-    );
     $self->{request} = $self->_make_request;
     return $self;
 }
@@ -63,13 +57,13 @@ sub request { my ($self) = @_; return $self->{request} }
 sub receive {
     my ($self, $bytes) = @_;
     return $self->_receive_old($bytes) if $self->{rest_of_old};
-    my $response = $self->{response}->add($bytes) or return;
+    my $response = !$self->{response} && $self->_in_one_piece($bytes) || $self->_collect($bytes) or return;
     return _failure($response->{error}) if defined $response->{error};
-    my $locations = $response->{headers}{location} || [];
-    return { location => $locations->[0] }
-        if $response->{status} != 101 && @$locations == 1 && length $locations->[0];
-    return _failure(AnyEvent::WebSocket::Client::Response::wrong_line($response->{line}))
-        if $response->{status} != 101;
+    if ($response->{status} != 101) {
+        my $locations = $response->{headers}{location} || [];
+        return { location => $locations->[0] } if @$locations == 1 && length $locations->[0];
+        return _failure(AnyEvent::WebSocket::Client::Response::wrong_line($response->{line}));
+    }
     if ($self->{old}) {
         # Protocol::WebSocket goes by these, and looks for a checksum that may not be there.
         return _failure('Not a valid response: it is not one of draft-ietf-hybi-00')
@@ -81,6 +75,26 @@ sub receive {
     my ($error, $agreed) = $self->_judge($response->{headers});
     return _failure("Not a valid response: $error") if defined $error;
     return $self->_agree($agreed, $response->{rest});
+}
+
+# Nearly all answers come so, and well: what _collect would make of it, or nothing.
+sub _in_one_piece {
+    my ($self, $bytes) = @_;
+    return unless substr($bytes, 0, length $SWITCHED_LINE) eq $SWITCHED_LINE;
+    my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($bytes, 1);
+    return if !ref $parsed || $self->{max_header_size} && $parsed->{length} > $self->{max_header_size};
+    $parsed->{head} = substr $bytes, 0, $parsed->{length}, '';
+    $parsed->{rest} = $bytes;
+    return $parsed;
+}
+
+sub _collect {
+    my ($self, $bytes) = @_;
+    $self->{response} ||= AnyEvent::WebSocket::Client::Response->new(
+        max_size => $self->{max_header_size},
+        whole    => $self->{redirects} ? qr/\A(?:101|30[12378])\z/ : qr/\A101\z/,
+    );
+    return $self->{response}->add($bytes);
 }
 
 sub _failure { my ($text) = @_; return { error => "handshake error: $text" } }

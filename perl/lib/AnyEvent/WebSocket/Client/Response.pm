@@ -41,15 +41,14 @@ sub add {
         my %response = (line => $self->{line}, status => $self->{status});
         return \%response unless $end;
         $response{head} = substr $self->{buffer}, 0, $end, '';
-        my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($response{head});
+        my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($response{head}, 1);
         return { error => 'Not a valid response: ' . ($parsed // 'incomplete') } unless ref $parsed;
         if (_is_interim($self->{status})) {
             $self->{skipped} += $end;
             @$self{qw(line status searched)} = (undef, undef, 0);
             next;
         }
-        my $headers = $parsed->{headers};
-        push @{ $response{headers}{ $headers->[2 * $_] } }, $headers->[2 * $_ + 1] for 0 .. @$headers / 2 - 1;
+        $response{headers} = $parsed->{headers};
         $response{rest} = delete $self->{buffer};
         return \%response;
     }

@@ -165,8 +165,7 @@ sub has_tls {
 # The event loop has been idle once, or is not going to be. The first delivery has a turn of its own: nested event
 # loops do not work inside an idle watcher with every backend.
 sub on_idle {
-    my ($connection, $ready, $watchers) = @_;
-    stop($_) for @$watchers;
+    my ($connection, $ready) = @_;
     keep_idle($connection, AE::timer(0, 0, $ready));
 }
 
