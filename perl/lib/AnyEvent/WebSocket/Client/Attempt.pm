@@ -34,14 +34,14 @@ sub start {
     }, $class;
     # Where the program has been busy for long, the timeouts would be over by the time that the event loop knows of.
     AE::now_update;
-    $self->_try('URI is not a websocket', _find_target => @where) or return;
-    return $self->_fail($self->{misled}) unless $self->{target};
-    $self->_connect;
+    $self->_try('URI is not a websocket', _set_out => @where) or return;
+    $self->_fail($self->{misled}) unless $self->{target};
 }
 
-sub _find_target {
+sub _set_out {
     my ($self, @where) = @_;
     @$self{qw(target misled)} = AnyEvent::WebSocket::Client::Target->new(@where);
+    $self->_connect if $self->{target};
 }
 
 # Ends all that is still under way.
@@ -64,31 +64,35 @@ sub _fail {
     $done->croak($text);
 }
 
-# Calls a method that dies where something is wrong with the program's settings. Returns whether to go on after it.
-# Where callbacks of the program have run and died meanwhile, that goes on its way.
+# Calls a method that dies where something is wrong with the program's settings; the text for that begins with what is
+# being done, which the method may change. Returns whether to go on after it. Where callbacks of the program have run and
+# died meanwhile, that goes on its way.
 sub _try {
-    my ($self, $prefix, $method, @arguments) = @_;
+    my ($self, $doing, $method, @arguments) = @_;
     my ($ok, $exception);
     {
         local ($@, $SIG{__DIE__});
+        local $self->{doing} = $doing;
         $ok = eval { $self->$method(@arguments); 1 };
-        $exception = $@;
+        ($exception, $doing) = ($@, $self->{doing});
     }
     return $self->{done} if $ok;
     die $exception unless $self->{done};
     $exception =~ s/ at \S+ line [0-9]+\.?\n.*//s;
     chomp $exception;
-    $self->_fail("$prefix: $exception");
+    $self->_fail("$doing: $exception");
     return;
 }
 
+# To be tried.
 sub _connect {
     my ($self) = @_;
-    $self->_try('handshake error', '_prepare_handshake') or return;
-    if ($self->{target}->is_secure) {
-        $self->_try('connect error', '_prepare_tls') or return;
-    }
-    $self->_try('unable to connect', '_make_tcp_connection');
+    $self->{doing} = 'handshake error';
+    $self->_prepare_handshake;
+    $self->{doing} = 'connect error';
+    $self->_prepare_tls if $self->{target}->is_secure;
+    $self->{doing} = 'unable to connect';
+    $self->_make_tcp_connection;
 }
 
 sub _make_tcp_connection {
@@ -106,13 +110,13 @@ sub _make_tcp_connection {
         # Where the program's callback dies, AnyEvent would forget what else it has postponed.
         $self->_later(_fail => 'unable to connect' . (defined $error ? ": $error" : ''));
     }, sub { $timeout });
-    return;
 }
 
 sub _prepare_handshake {
     my ($self) = @_;
     my $client = $self->{client};
-    my ($deflate) = AnyEvent::WebSocket::Connection::Deflate::options($client->permessage_deflate);
+    my $deflate = $client->permessage_deflate;
+    ($deflate) = AnyEvent::WebSocket::Connection::Deflate::options($deflate) if $deflate;
     $self->{handshake} = AnyEvent::WebSocket::Client::Handshake->new(
         target          => $self->{target},
         version         => $client->protocol_version,
@@ -153,7 +157,10 @@ sub _talk {
     $self->_try('connect error', _make_handle => $fh) or return;
     my $handle = $self->{handle} or return;
     $self->_start_timer($self->{client}->timeout);
-    $handle->push_write($self->{handshake}->request);
+    my $request = $self->{handshake}->request;
+    # What the socket takes at once, and what it has against that, need not go through the handle.
+    my $sent = $self->{target}->is_secure ? 0 : syswrite($fh, $request) // 0;
+    $handle->push_write(substr $request, $sent) if $sent < length $request;
     return unless $self->{handle};
     $handle->on_read(sub {
         my ($handle) = @_;
@@ -238,14 +245,20 @@ sub _redirect {
     my ($self, $location) = @_;
     my $done = $self->_end;
     $self->{done} = $done;
-    my $from = $self->{target};
     my $most = $self->{client}->max_redirects;
     return $self->_fail("handshake error: too many redirects, max_redirects is $most")
         if $self->{redirects}++ >= $most;
-    $self->_try('handshake error: redirect', _find_redirect => $location) or return;
-    my $target = $self->{target} or return $self->_fail('handshake error: the redirect to '
-            . AnyEvent::WebSocket::Connection::HTTP::printable($location) . " is not followed: $self->{misled}");
+    $self->_try('handshake error: redirect', _follow => $location) or return;
+    $self->_fail('handshake error: the redirect to '
+            . AnyEvent::WebSocket::Connection::HTTP::printable($location) . " is not followed: $self->{misled}")
+        unless $self->{target};
+}
 
+sub _follow {
+    my ($self, $location) = @_;
+    my $from = $self->{target};
+    @$self{qw(target misled)} = $from->redirect($location);
+    my $target = $self->{target} or return;
     my @headers = @{ $self->{headers} };
     my @kept;
     while (my ($name, $value) = splice @headers, 0, 2) {
@@ -255,11 +268,6 @@ sub _redirect {
     }
     $self->{headers} = \@kept;
     $self->_connect;
-}
-
-sub _find_redirect {
-    my ($self, $location) = @_;
-    @$self{qw(target misled)} = $self->{target}->redirect($location);
 }
 
 1;

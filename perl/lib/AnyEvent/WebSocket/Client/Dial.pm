@@ -55,7 +55,8 @@ sub _connect {
     }) if $timeout;
     $watcher = AE::io($fh, 1, sub {
         if (getpeername $fh) {
-            undef $_ for $timer, $watcher;
+            undef $timer;
+            undef $watcher;
             return $connected->($fh, $ip, $port, $fail);
         }
         # For what was wrong; or nothing was, nor has been done.

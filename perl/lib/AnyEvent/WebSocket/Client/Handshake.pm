@@ -101,8 +101,8 @@ sub _failure { my ($text) = @_; return { error => "handshake error: $text" } }
 
 sub _make_request {
     my ($self) = @_;
-    my @headers = header_lines(@{ $self->{headers} || [] });
-    my @subprotocols = subprotocols(@{ $self->{subprotocols} || [] });
+    my @headers      = $self->{headers}      ? header_lines(@{ $self->{headers} })      : ();
+    my @subprotocols = $self->{subprotocols} ? subprotocols(@{ $self->{subprotocols} }) : ();
     push @headers, ['Sec-WebSocket-Extensions', AnyEvent::WebSocket::Connection::Deflate::offer($self->{deflate})]
         if $self->{deflate};
     my %given;
