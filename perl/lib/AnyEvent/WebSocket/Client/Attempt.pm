@@ -10,8 +10,10 @@ use warnings;
 our $VERSION = '1.000';
 
 use AE               ();
+use AnyEvent         ();
 use AnyEvent::Handle ();
 use AnyEvent::Socket ();
+use Errno            qw(EAGAIN EINTR EWOULDBLOCK);
 use Scalar::Util     ();
 
 use AnyEvent::WebSocket::Client::Handshake   ();
@@ -20,6 +22,9 @@ use AnyEvent::WebSocket::Client::Target      ();
 use AnyEvent::WebSocket::Connection          ();
 use AnyEvent::WebSocket::Connection::Deflate ();
 use AnyEvent::WebSocket::Connection::HTTP    ();
+
+# Of an answer, at once.
+my $READ_SIZE = 4096;
 
 # Not told to another server than the one they were meant for.
 my %SECRET = map { $_ => 1 } qw(authorization cookie proxy-authorization);
@@ -47,7 +52,7 @@ sub _set_out {
 # Ends all that is still under way.
 sub _end {
     my ($self) = @_;
-    delete $self->{timer};
+    delete @$self{qw(timer watcher fh alive)};
     my $handle = delete $self->{handle};
     if ($handle) {
         # Nobody has a use for what is unsent.
@@ -151,36 +156,59 @@ sub _prepare_tls {
     $self->{tls} = \@options;
 }
 
+# A request that the socket takes at once needs no handle; until the answer is there, nor does that.
 sub _talk {
     my ($self, $fh) = @_;
     return unless $self->{done};
-    $self->_try('connect error', _make_handle => $fh) or return;
-    my $handle = $self->{handle} or return;
     $self->_start_timer($self->{client}->timeout);
     my $request = $self->{handshake}->request;
-    # What the socket takes at once, and what it has against that, need not go through the handle.
-    my $sent = $self->{target}->is_secure ? 0 : syswrite($fh, $request) // 0;
-    $handle->push_write(substr $request, $sent) if $sent < length $request;
+    my $sent = 0;
+    if (!$self->{target}->is_secure) {
+        AnyEvent::fh_unblock($fh);
+        $sent = syswrite($fh, $request) // 0;
+    }
+    return $self->_listen($fh) if $sent == length $request;
+
+    # What there is against that, it finds out again.
+    $self->_try('connect error', _make_handle => $fh, on_error => sub { $self->_fail("connect error: $_[2]") })
+        or return;
+    my $handle = $self->{handle} or return;
+    $handle->push_write(substr $request, $sent);
     return unless $self->{handle};
     $handle->on_read(sub {
         my ($handle) = @_;
         my $bytes = $handle->{rbuf};
         $handle->{rbuf} = '';
-        my $result = $self->{handshake}->receive($bytes) or return;
-        if    (defined $result->{error})    { $self->_fail($result->{error}) }
-        elsif (defined $result->{location}) { $self->_redirect($result->{location}) }
-        else                                { $self->_succeed($result) }
+        $self->_receive($bytes);
     });
+}
+
+sub _listen {
+    my ($self, $fh) = @_;
+    @$self{qw(fh alive)} = ($fh, $self);
+    # Some event loop never lets go of the callback.
+    Scalar::Util::weaken($self);
+    $self->{watcher} = AE::io($fh, 0, sub {
+        return unless $self && $self->{watcher};
+        my $got = sysread($self->{fh}, my $bytes, $READ_SIZE);
+        return $self->_receive($bytes) if $got;
+        return if !defined $got && ($! == EAGAIN || $! == EINTR || $! == EWOULDBLOCK);
+        $self->_fail('connect error: ' . (defined $got ? 'Unexpected end-of-file' : $!));
+    });
+}
+
+sub _receive {
+    my ($self, $bytes) = @_;
+    my $result = $self->{handshake}->receive($bytes) or return;
+    return $self->_fail($result->{error})        if defined $result->{error};
+    return $self->_redirect($result->{location}) if defined $result->{location};
+    $self->_succeed($result);
 }
 
 # Where the handle has failed already there is none.
 sub _make_handle {
-    my ($self, $fh) = @_;
-    my $handle = AnyEvent::Handle->new(
-        fh       => $fh,
-        on_error => sub { $self->_fail("connect error: $_[2]") },
-        @{ $self->{tls} || [] },
-    );
+    my ($self, $fh, @options) = @_;
+    my $handle = AnyEvent::Handle->new(fh => $fh, @options, @{ $self->{tls} || [] });
     $self->{handle} = $handle if $self->{done};
 }
 
@@ -206,15 +234,17 @@ sub _later {
     });
 }
 
-# Not right here, in the middle of the handle's reading: the program's callback may run the event loop, and with
-# TLS nothing would arrive meanwhile; or it may let go of the connection, whose handle then is to be the last.
-# Until then nothing is read, except with TLS.
+# Not right here, in the middle of reading: the program's callback may run the event loop, and with TLS nothing would
+# arrive meanwhile; or it may let go of the connection, whose handle then is to be the last. Until then nothing is
+# read, except with TLS.
 sub _succeed {
     my ($self, $result) = @_;
-    my $handle = $self->{handle};
-    $handle->on_read(undef);
-    $handle->on_eof(sub { });
-    $handle->{rbuf} = $result->{rest};
+    delete @$self{qw(watcher alive)};
+    if (my $handle = $self->{handle}) {
+        $handle->on_read(undef);
+        $handle->on_eof(sub { });
+        $handle->{rbuf} = $result->{rest};
+    }
     $self->_later(_hand_over => $result);
 }
 
@@ -224,20 +254,23 @@ sub _hand_over {
     my $client  = $self->{client};
     my $deflate = $client->permessage_deflate;
     $deflate = { ref $deflate ? %$deflate : (), %{ $result->{offer} } } if $result->{offer};
-    my %option = (handle => delete $self->{handle}, masked => 1, role => 'client');
+    my %option = (masked => 1, role => 'client');
     for my $name (qw(max_payload_size max_fragments max_message_size validate_utf8 close_timeout)) {
         my $value = $client->$name;
         $option{$name} = $value if defined $value;
     }
     $option{subprotocol} = $result->{subprotocol} if defined $result->{subprotocol};
     @option{qw(extensions permessage_deflate)} = ($result->{extensions}, $deflate) if defined $result->{extensions};
-    $self->_try('handshake error', _make_connection => \%option) or return;
+    $self->_try('connect error', _make_connection => \%option, $result->{rest}) or return;
     my $connection = delete $self->{connection};
     $self->_end->send($connection);
 }
 
 sub _make_connection {
-    my ($self, $option) = @_;
+    my ($self, $option, $rest) = @_;
+    $self->_make_handle(delete $self->{fh}, rbuf => $rest) unless $self->{handle};
+    $self->{doing} = 'handshake error';
+    $option->{handle} = delete $self->{handle};
     $self->{connection} = AnyEvent::WebSocket::Connection->new($option);
 }
 

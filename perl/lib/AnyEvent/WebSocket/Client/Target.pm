@@ -24,24 +24,20 @@ my $PLAIN = qr{\A(wss?)://([A-Za-z0-9.-]+)(?::([1-9][0-9]{0,4}))?(/[A-Za-z0-9._~
 # connected to instead of the URI's.
 sub new {
     my ($class, $uri, $host, $port) = @_;
-    my $self  = bless {}, $class;
-    my $error = !ref $uri && defined $uri && $uri =~ $PLAIN && ($3 // 0) <= 65535
-        ? $self->_take($uri, $1, $2, $3, $4)
-        : $self->_parse($uri, $host);
-    return (undef, $error) if defined $error;
+    my $self = bless {}, $class;
+    if (!ref $uri && defined $uri && $uri =~ $PLAIN && ($3 // 0) <= 65535) {
+        @$self{qw(uri scheme host name port resource)} = ($uri, $1, $2, $2, $3 // $DEFAULT_PORT{$1}, $4);
+        # They are octets, even where the string they come from was not held as such.
+        utf8::is_utf8($_) and utf8::downgrade($_) for @$self{qw(scheme host name resource)};
+    }
+    else {
+        my $error = $self->_parse($uri, $host);
+        return (undef, $error) if defined $error;
+    }
     $self->override($host, $port);
     return (undef, "unable to connect: port $port is too large")
         if defined $port && $port =~ /\A[0-9]+\z/ && $port > 65535 && $self->{connect_host} ne 'unix/';
     return $self;
-}
-
-sub _take {
-    my ($self, $uri, $scheme, $host, $port, $resource) = @_;
-    # They are octets, even where the string they come from was not held as such.
-    utf8::downgrade($_) for $scheme, $host, $resource;
-    @$self{qw(uri scheme host name port resource)}
-        = ($uri, $scheme, $host, $host, $port // $DEFAULT_PORT{$scheme}, $resource);
-    return;
 }
 
 sub _parse {
