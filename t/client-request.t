@@ -213,4 +213,12 @@ subtest 'permessage-deflate is offered on request only' => sub {
         'a header of the program stays as it is';
 };
 
+subtest 'more than the socket takes at once' => sub {
+    my $value = 'x' x 8_000_000;
+    is peer_for('ws://h/', http_headers => { 'X-Large' => $value })->{field}{'x-large'} eq $value, T(), 'arrives';
+    my $gone = raw_server(answer => sub { undef });
+    my $done = $CLIENT->new(http_headers => { 'X-Large' => $value }, timeout => 0.3)->connect($gone->{uri});
+    like error_of($done), qr/^handshake error: timeout/, 'and the answer is waited for';
+};
+
 done_testing;
