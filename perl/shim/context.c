@@ -41,6 +41,7 @@ static void fill(pTHX_ context *cxt) {
     cxt->first = NULL;
     cxt->spare_message = NULL;
     cxt->message_generation = 0;
+    cxt->functions_known = 0;
 }
 
 void context_boot(pTHX) {

@@ -248,9 +248,28 @@ static SV *call(pTHX_ SV *code, bool method, SV *object, SV *first, SV *second, 
     return exception;
 }
 
+/* A function of the Perl part, whatever stands behind its name by now. Putting the name together and looking it
+ * up would be most of a call: they are known by the addresses of their names, of which there are few. */
+static SV *perl_function(pTHX_ const char *name) {
+    context *cxt = context_get(aTHX);
+    SV *full;
+    GV *found;
+    int i;
+    for (i = 0; i < cxt->functions_known; i++)
+        if (cxt->function[i].name == name)
+            return (SV *)cxt->function[i].glob;
+    full = sv_2mortal(newSVpvf(AEWS_PACKAGE "::Shim::%s", name));
+    found = gv_fetchsv(full, GV_ADD, SVt_PVCV);
+    if (i < FUNCTIONS_KNOWN) {
+        cxt->function[i].name = name;
+        cxt->function[i].glob = (GV *)SvREFCNT_inc(found);
+        cxt->functions_known++;
+    }
+    return (SV *)found;
+}
+
 SV *call_perl(pTHX_ const char *function, SV *object, SV *first, SV *second, I32 flags) {
-    SV *name = sv_2mortal(newSVpvf(AEWS_PACKAGE "::Shim::%s", function));
-    return call(aTHX_ name, FALSE, object, first, second, flags);
+    return call(aTHX_ perl_function(aTHX_ function), FALSE, object, first, second, flags);
 }
 
 SV *call_handle(pTHX_ shim *s, const char *method, SV *first, SV *second, I32 flags) {

@@ -83,6 +83,8 @@ typedef struct shim {
 
 typedef void protected_body(pTHX_ shim *, void *data);
 
+#define FUNCTIONS_KNOWN 32
+
 /* Perl values that are looked up often, one set for each interpreter. */
 typedef struct {
     /* Keys of hashes, with their hash values. */
@@ -109,6 +111,12 @@ typedef struct {
         shim *shim;
         void *data;
     } run;
+    /* Functions of the Perl part: see call_perl. */
+    struct {
+        const char *name;
+        GV *glob;
+    } function[FUNCTIONS_KNOWN];
+    int functions_known;
     /* All connections. */
     shim *first;
 } context;
