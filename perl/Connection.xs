@@ -86,7 +86,7 @@ static bool has_message_parts(pTHX_ SV *object) {
 }
 
 /* The opcode and body of what is sent. */
-static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
+static U8 message_parts(pTHX_ SV *message, aews_slice *payload, const char *method) {
     context *cxt = context_get(aTHX);
     SV *object, *opcode, *body;
     IV number;
@@ -98,7 +98,7 @@ static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     /* Held as it is now, whatever its methods or its magic do next. */
     object = sv_2mortal(SvREFCNT_inc_simple_NN(SvRV(message)));
     if (!has_message_parts(aTHX_ object))
-        croak("send takes a string or a message object");
+        croak("%s takes a string or a message object", method);
     opcode = message_part(aTHX_ object, cxt->key.opcode, "opcode");
     SvGETMAGIC(opcode);
     number = SvOK(opcode) ? SvIV_nomg(opcode) : 1;
@@ -108,25 +108,6 @@ static U8 message_parts(pTHX_ SV *message, aews_slice *payload) {
     SvGETMAGIC(body);
     *payload = octets(aTHX_ body);
     return (U8)number;
-}
-
-static void after_compressed(pTHX_ void *data) {
-    shim *s = (shim *)data;
-    if (s->undelivered && s->core)
-        aews_conn_release_compressor(s->core);
-    s->undelivered = FALSE;
-    shim_release(aTHX_ s);
-}
-
-/* Sends a compressed frame that the core has. Where the handle dies, the peer does not get it, and what follows must
- * not refer to it. */
-static void send_compressed(pTHX_ shim *s) {
-    ENTER;
-    SAVEDESTRUCTOR_X(after_compressed, shim_hold(s));
-    s->undelivered = TRUE;
-    transport_output(aTHX_ s);
-    s->undelivered = FALSE;
-    LEAVE;
 }
 
 /* Options as AnyEvent::WebSocket::Connection::Deflate::options has made them. */
@@ -163,37 +144,52 @@ CLONE(...)
 void
 send(shim *s, SV *message = &PL_sv_undef, ...)
   PREINIT:
-    aews_slice payload, head;
-    aews_frame frame;
+    aews_slice payload;
     U8 opcode;
   PPCODE:
     if (s && !s->finished && aews_conn_is_writable(s->core)) {
         hold(aTHX_ s);
         if (GIMME_V != G_VOID)
             ST(0) = reference(aTHX_ s);
-        opcode = message_parts(aTHX_ message, &payload);
-        switch (aews_conn_begin_frame(s->core, opcode, payload.len, &frame)) {
-        case AEWS_OK:
-            head.data = frame.header;
-            head.len = frame.header_len;
-            transport_send(aTHX_ s, &head, &frame, &payload);
-            if (opcode == 8)
-                SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", reference(aTHX_ s), NULL, NULL, 0));
-            break;
-        case AEWS_WHOLE:
-            aews_conn_send(s->core, opcode, payload.data, payload.len);
-            s->compressed = TRUE;
-            send_compressed(aTHX_ s);
-            if (s->release_after > 0 && !s->timer && !s->finished)
-                SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", reference(aTHX_ s), sv_2mortal(newSVnv(s->release_after)), NULL, 0));
-            break;
-        default:
-            break;
-        }
+        opcode = message_parts(aTHX_ message, &payload, "send");
+        send_message(aTHX_ s, opcode, &payload);
     }
     if (GIMME_V == G_VOID)
         XSRETURN_EMPTY;
     XSRETURN(1);
+
+IV
+broadcast(SV *class, SV *message = &PL_sv_undef, ...)
+  PREINIT:
+    aews_slice payload;
+    AV *held;
+    shim **connections;
+    SSize_t count = 0;
+    U8 opcode;
+    I32 i;
+  CODE:
+    PERL_UNUSED_VAR(class);
+    /* Before any of the program's code runs, which may empty the array that the arguments are from. */
+    held = (AV *)sv_2mortal((SV *)newAV());
+    for (i = 2; i < items; i++)
+        av_push(held, SvREFCNT_inc_simple_NN(ST(i)));
+    message = sv_mortalcopy(message);
+    connections = (shim **)SvPVX(sv_2mortal(newSV((items + 1) * sizeof(shim *))));
+    for (i = 0; i + 2 < items; i++) {
+        SV *argument = AvARRAY(held)[i];
+        shim *s;
+        SvGETMAGIC(argument);
+        s = shim_of(aTHX_ argument, "broadcast");
+        /* A reference can be pointed elsewhere, too. */
+        AvARRAY(held)[i] = SvREFCNT_inc_simple_NN(SvRV(argument));
+        SvREFCNT_dec(argument);
+        if (s)
+            connections[count++] = s;
+    }
+    opcode = message_parts(aTHX_ message, &payload, "broadcast");
+    RETVAL = send_broadcast(aTHX_ connections, count, message, opcode, &payload, XS_AnyEvent__WebSocket__Connection_send);
+  OUTPUT:
+    RETVAL
 
 SV *
 on(shim *s, SV *event, SV *callback = &PL_sv_undef, ...)

@@ -268,6 +268,12 @@ aews_status aews_conn_send(aews_conn *conn, uint8_t opcode, const uint8_t *data,
  * too. */
 aews_status aews_conn_begin_frame(aews_conn *conn, uint8_t opcode, size_t len, aews_frame *frame);
 
+/* Tells which frame such a message makes. Connections that give the same number, other than 0, make the same
+ * bytes of the same message, so that the frame of one, by aews_conn_begin_frame or aews_conn_send, can be
+ * sent for all of them, and need not be made by the others. 0 where a frame is the connection's own:
+ * masked, compressed with context takeover, or a Close frame; and where it cannot be sent. */
+uint32_t aews_conn_frame_kind(const aews_conn *conn, uint8_t opcode, size_t len);
+
 /* Copies `len` bytes of payload to `out`, which has room for them and does not overlap, masked where
  * the frame is. Not needed where `frame->masked` is 0. */
 aews_status aews_frame_payload(const aews_frame *frame, const uint8_t *data, size_t len, uint8_t *out);

@@ -201,6 +201,11 @@ void transport_flush(pTHX_ shim *);
 void transport_resume(pTHX_ shim *);
 STRLEN transport_unsent(pTHX_ shim *);
 
+/* send.c */
+void send_message(pTHX_ shim *, U8 opcode, const aews_slice *payload);
+IV send_broadcast(pTHX_ shim **connections, SSize_t count, SV *message, U8 opcode, const aews_slice *payload,
+                  XSUBADDR_t send);
+
 /* lifetime.c: calls to the Perl part, and to the handle. With G_EVAL in `flags` the exception is
  * returned, to be freed by the caller. NULL arguments end the list of arguments. */
 SV *call_perl(pTHX_ const char *function, SV *object, SV *first, SV *second, I32 flags);

@@ -97,6 +97,16 @@ pub enum Begun {
     Closed,
 }
 
+/// A frame that is the same, header included, for all connections which make one of this kind of the same
+/// message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// The message as it is.
+    Plain,
+    /// Compressed by itself, in a way that has this number.
+    Compressed(u8),
+}
+
 /// The start of a frame that the caller sends by itself.
 #[derive(Clone, Copy, Debug)]
 pub struct FrameStart {
@@ -325,6 +335,21 @@ impl Connection {
             let is_message = opcode == Opcode::Text.number() || opcode == Opcode::Binary.number();
             is_message && deflater.compresses(len)
         })
+    }
+
+    /// Which frame [`send`](Self::send) would make of such a message. `None` where it would be this
+    /// connection's own (masked, or compressed with what went before in view), is a Close frame, after
+    /// which nothing may follow, or could not be sent.
+    pub fn frame_kind(&self, opcode: u8, len: usize) -> Option<FrameKind> {
+        if self.config.masked || !self.is_writable() || opcode == Opcode::Close.number() {
+            return None;
+        }
+        match &self.deflater {
+            Some(deflater) if self.compresses(opcode, len) => {
+                deflater.shared_key().map(FrameKind::Compressed)
+            }
+            _ => (opcode <= 15).then_some(FrameKind::Plain),
+        }
     }
 
     /// Gives back the memory that compressing holds, at the cost of a somewhat larger next message.

@@ -120,6 +120,11 @@ impl Deflater {
         self.direction.window_bits << 4 | self.level
     }
 
+    /// What a message's compressed form depends on, beside the message; `None` where on earlier ones, too.
+    pub fn shared_key(&self) -> Option<u8> {
+        (!self.direction.context_takeover).then(|| self.key())
+    }
+
     fn take_coder(&mut self) -> Compress {
         let key = self.key();
         let pooled = || COMPRESSORS.with_borrow_mut(|pool| pool.take(key));

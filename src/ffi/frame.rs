@@ -3,7 +3,7 @@
 use super::abi::*;
 use super::conn::bytes;
 use super::guard::{Conn, ffi_fn, with_conn};
-use crate::connection::Begun;
+use crate::connection::{Begun, FrameKind};
 use crate::frame::MaskKey;
 
 ffi_fn! {
@@ -38,6 +38,20 @@ ffi_fn! {
             Ok(Begun::Closed) => AEWS_CLOSED,
             Err(misuse) => conn.misuse(misuse),
         })
+    }
+}
+
+ffi_fn! {
+    fn aews_conn_frame_kind(conn: *const aews_conn, opcode: u8, len: usize) -> u32,
+    check(conn) else 0,
+    {
+        // SAFETY: the caller's connection.
+        let conn = unsafe { Conn::from_const_ptr(conn) };
+        match conn.and_then(|conn| conn.connection.frame_kind(opcode, len)) {
+            None => 0,
+            Some(FrameKind::Plain) => 1,
+            Some(FrameKind::Compressed(way)) => 0x100 | u32::from(way),
+        }
     }
 }
 
