@@ -171,8 +171,10 @@ broadcast(SV *class, SV *message = &PL_sv_undef, ...)
     PERL_UNUSED_VAR(class);
     /* Before any of the program's code runs, which may empty the array that the arguments are from. */
     held = (AV *)sv_2mortal((SV *)newAV());
-    for (i = 2; i < items; i++)
-        av_push(held, SvREFCNT_inc_simple_NN(ST(i)));
+    av_extend(held, items);
+    for (i = 0; i + 2 < items; i++)
+        AvARRAY(held)[i] = SvREFCNT_inc_simple_NN(ST(i + 2));
+    AvFILLp(held) = i - 1;
     message = sv_mortalcopy(message);
     connections = (shim **)SvPVX(sv_2mortal(newSV((items + 1) * sizeof(shim *))));
     for (i = 0; i + 2 < items; i++) {

@@ -158,14 +158,13 @@ static void send_one(pTHX_ broadcast *b, shim *s) {
 static void send_round(pTHX_ shim *none, void *data) {
     broadcast *b = (broadcast *)data;
     PERL_UNUSED_VAR(none);
+    ENTER;
+    SAVETMPS;
     while (b->at < b->count) {
-        shim *s = b->connections[b->at++];
-        ENTER;
-        SAVETMPS;
-        send_one(aTHX_ b, s);
+        send_one(aTHX_ b, b->connections[b->at++]);
         FREETMPS;
-        LEAVE;
     }
+    LEAVE;
 }
 
 /* Sends a message to all connections, which the caller holds, and tells to how many. What callbacks die of is

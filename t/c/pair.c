@@ -351,6 +351,54 @@ static void test_deflate(void) {
     free(data);
 }
 
+/* A connection of a server's, with what was agreed upon. */
+static aews_conn *deflating(const char *agreed, int level) {
+    aews_conn *conn = open_conn(AEWS_ROLE_SERVER, 0);
+    aews_deflate wish;
+    aews_deflate_init(&wish);
+    wish.level = level;
+    use_extensions(conn, agreed, &wish);
+    return conn;
+}
+
+static void test_frame_kind(void) {
+    static const char *const text = "a text that is long enough, long enough, long enough, to be compressed";
+    static const char *const alone = "permessage-deflate; server_no_context_takeover";
+    const size_t len = strlen(text);
+    aews_conn *conns[7];
+    uint8_t frames[7][200];
+    uint32_t kinds[7];
+    size_t i, j, lens[7], same = 0;
+    conns[0] = open_conn(AEWS_ROLE_SERVER, 0), conns[1] = open_conn(AEWS_ROLE_UNKNOWN, 0);
+    conns[2] = deflating(alone, 6), conns[3] = deflating(alone, 6), conns[4] = deflating(alone, 0);
+    conns[5] = deflating("permessage-deflate; server_no_context_takeover; server_max_window_bits=9", 6);
+    conns[6] = deflating("permessage-deflate; server_max_window_bits=8; server_no_context_takeover", 6);
+    for (i = 0; i < COUNT(conns); i++) {
+        const uint8_t *data;
+        check((kinds[i] = aews_conn_frame_kind(conns[i], 1, len)) != 0, "%lu: kind %lu", (unsigned long)i, (unsigned long)kinds[i]);
+        aews_conn_send(conns[i], 1, (const uint8_t *)text, len);
+        aews_conn_output(conns[i], &data, &lens[i]);
+        memcpy(frames[i], data, lens[i]);
+        for (j = 0; j < i; j++)
+            if (kinds[j] == kinds[i]) {
+                same++;
+                check(lens[j] == lens[i] && !memcmp(frames[j], frames[i], lens[i]), "the frame of %lu, too", (unsigned long)j);
+            }
+    }
+    /* The window of 8 bits is not compressed with. */
+    check(same == 4, "four pairs of one kind");
+    check(aews_conn_frame_kind(conns[2], 1, 1) == kinds[0] && aews_conn_frame_kind(conns[2], 9, len) == kinds[0], "what is not compressed");
+    check(!aews_conn_frame_kind(conns[0], 8, 0) && !aews_conn_frame_kind(conns[0], 16, 0), "no Close frame is shared");
+    aews_conn_close(conns[0], 1000, NULL, 0);
+    check(!aews_conn_frame_kind(conns[0], 1, len), "nothing is behind it");
+    for (i = 0; i < COUNT(conns); i++)
+        aews_conn_free(conns[i]);
+    conns[0] = deflating("permessage-deflate", 6), conns[1] = open_conn(AEWS_ROLE_CLIENT, 0);
+    check(!aews_conn_frame_kind(conns[0], 1, len) && aews_conn_frame_kind(conns[0], 1, 1), "with context takeover its own");
+    check(!aews_conn_frame_kind(conns[1], 1, 1), "masked its own");
+    aews_conn_free(conns[0]), aews_conn_free(conns[1]);
+}
+
 static int is_slice(const aews_slice *slice, const char *text) {
     return slice->len == strlen(text) && !memcmp(slice->data, text, slice->len);
 }
@@ -433,7 +481,7 @@ static void test_null(void) {
     REFUSED(aews_request_read(NULL, 1, &request)); REFUSED(aews_request_read(&byte, 1, NULL));
     check(aews_conn_error(NULL)[0] == '\0' && aews_event_take(NULL) == NULL, "no error and no block of NULL");
     check(!aews_conn_is_reading(NULL) && !aews_conn_is_writable(NULL) && !aews_conn_has_input(NULL) &&
-              !aews_conn_was_clean(NULL) && !aews_conn_buffered(NULL), "nothing is true of NULL");
+              !aews_conn_was_clean(NULL) && !aews_conn_buffered(NULL) && !aews_conn_frame_kind(NULL, 1, 1), "nothing is true of NULL");
     aews_conn_free(NULL);
     aews_event_free(NULL), aews_block_recycle(NULL, 100);
     check(aews_conn_receive(conn, NULL, 0) == AEWS_OK && aews_conn_send(conn, 1, NULL, 0) == AEWS_OK &&
@@ -510,6 +558,7 @@ int main(void) {
     test_finish();
     test_misuse();
     test_deflate();
+    test_frame_kind();
     test_handshake();
     test_request();
     test_null();

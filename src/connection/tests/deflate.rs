@@ -5,7 +5,7 @@ use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress};
 use super::drive::*;
 use super::wire::*;
 use crate::connection::error::{Error, LimitError, PeerError};
-use crate::connection::{Begun, Config, Connection};
+use crate::connection::{Begun, Config, Connection, FrameKind};
 use crate::extension::deflate::{self, Direction};
 
 const PLAIN: Direction = Direction { window_bits: 15, context_takeover: true };
@@ -327,4 +327,38 @@ fn coders_go_when_nothing_is_left_for_them_to_do() {
     assert_eq!(ended_by(&|connection| connection.fail(Error::Internal("died".into()))), 0);
     assert_eq!(ended_by(&Connection::finish), 0);
     assert_eq!(ended_by(&|connection| connection.poison("panic".into())), 0);
+}
+
+/// Whoever sends one frame for many goes by it.
+#[test]
+fn frames_of_one_kind_are_the_same() {
+    let alone = Direction { context_takeover: false, ..PLAIN };
+    let set_up = |outgoing, level, masked| {
+        let mut connection = Connection::new(Config { masked, ..Config::default() });
+        connection.use_deflate(&deflate::Config { outgoing, level, ..DEFLATE });
+        connection
+    };
+    let kind = |connection: &Connection| connection.frame_kind(TEXT, 100);
+    let mut connections: Vec<_> = (9..=15)
+        .flat_map(|window_bits| (0..=9).map(move |level| (window_bits, level)))
+        .map(|(window_bits, level)| set_up(Direction { window_bits, ..alone }, level, false))
+        .collect();
+    let kinds: Vec<_> = connections.iter().map(|connection| kind(connection).unwrap()).collect();
+    for (i, one) in kinds.iter().enumerate() {
+        assert!(!kinds[..i].contains(one), "{one:?} twice");
+    }
+    let mut twin = set_up(alone, 6, false);
+    let like = connections.iter_mut().find(|connection| kind(connection) == kind(&twin)).unwrap();
+    for connection in [like, &mut twin] {
+        assert_eq!(connection.send(TEXT, long_text().as_bytes()), Ok(true));
+    }
+    let frame = twin.take_output();
+    assert!(connections.iter_mut().any(|connection| connection.take_output() == frame));
+    // Each is its own, and they share nothing but what is sent as it is.
+    assert_eq!(kind(&set_up(PLAIN, 6, false)), None);
+    assert_eq!(kind(&set_up(alone, 6, true)), None);
+    let own = set_up(PLAIN, 6, false);
+    assert_eq!(own.frame_kind(TEXT, 0), Some(FrameKind::Plain));
+    assert_eq!(own.frame_kind(PING, 100), Some(FrameKind::Plain));
+    assert_eq!(own.frame_kind(CLOSE, 0), None);
 }
