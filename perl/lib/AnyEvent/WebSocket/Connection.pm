@@ -344,6 +344,41 @@ error.
 Dies where the argument is a reference to something else, or an opcode is not between 0 and 15. A message
 with opcode 8 is a Close frame with just that body; nothing is sent after it.
 
+=head2 broadcast
+
+ my $count = AnyEvent::WebSocket::Connection->broadcast($string, @connections);
+ my $count = AnyEvent::WebSocket::Connection->broadcast($message, @connections);
+
+Sends the same to many connections, at less cost than by calling C<send> for each: the argument is looked at, and the
+frame made, once. So is compressing, for connections that do it by themselves alike: without context
+takeover for what we send, with the same window and level. A chat room:
+
+ my %room;
+
+ sub enter {
+   my ($connection) = @_;
+   $room{$connection} = $connection;
+   $connection->on(each_message => sub {
+     my ($connection, $message) = @_;
+     AnyEvent::WebSocket::Connection->broadcast($message, values %room);
+   });
+   $connection->on(finish => sub {
+     my ($connection) = @_;
+     delete $room{$connection};
+   });
+ }
+
+Connections that have been closed are left out. Returns to how many it was sent, which is, as with C<send>, that it was
+given to the socket, or waits for it.
+
+All connections are held until it returns, so that callbacks that run meanwhile may do anything. Where sending
+fails, that connection finishes, and the others get the message. Should a callback die of it, they still do; the first
+exception is thrown then, and any further one is warned.
+
+A connection of a derived class that has a C<send> of its own, or one around ours, is sent to by that.
+
+Dies, before anything is sent, where one of the connections is none that C<new> has made, or as C<send> does.
+
 =head2 on
 
  my $cancel = $connection->on(each_message => $callback);
@@ -522,7 +557,7 @@ After C<destroy> of the handle nothing more is delivered, not even of what had b
 
 =back
 
-C<was_clean>, C<role>, C<max_message_size>, C<validate_utf8>, C<close_timeout>, C<extensions> and
+C<broadcast>, C<was_clean>, C<role>, C<max_message_size>, C<validate_utf8>, C<close_timeout>, C<extensions> and
 C<permessage_deflate> are new.
 
 =head1 SEE ALSO
