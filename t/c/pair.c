@@ -375,7 +375,8 @@ static void test_frame_kind(void) {
     conns[6] = deflating("permessage-deflate; server_max_window_bits=8; server_no_context_takeover", 6);
     for (i = 0; i < COUNT(conns); i++) {
         const uint8_t *data;
-        check((kinds[i] = aews_conn_frame_kind(conns[i], 1, len)) != 0, "%lu: kind %lu", (unsigned long)i, (unsigned long)kinds[i]);
+        kinds[i] = aews_conn_frame_kind(conns[i], 1, len);
+        check(kinds[i] != 0, "%lu: kind %lu", (unsigned long)i, (unsigned long)kinds[i]);
         aews_conn_send(conns[i], 1, (const uint8_t *)text, len);
         aews_conn_output(conns[i], &data, &lens[i]);
         memcpy(frames[i], data, lens[i]);
