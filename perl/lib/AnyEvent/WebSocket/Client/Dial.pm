@@ -47,26 +47,30 @@ sub _connect {
     AnyEvent::fh_unblock($fh);
     my $timeout = $prepare && $prepare->($fh);
     return $fail->() unless connect($fh, $address) || $! == EINPROGRESS || $! == EWOULDBLOCK;
-    my ($timer, $watcher);
-    $timer = AE::timer($timeout, 0, sub {
-        undef $_ for $timer, $watcher, $fh;
+    # Not every event loop lets go of the code of a watcher that has ended: nothing is to hang on it then.
+    my %dialling = (fh => $fh, connected => $connected, fail => $fail);
+    $dialling{timer} = AE::timer($timeout, 0, sub {
+        my $fail = delete $dialling{fail};
+        %dialling = ();
         $! = ETIMEDOUT;
         $fail->();
     }) if $timeout;
-    $watcher = AE::io($fh, 1, sub {
+    $dialling{watcher} = AE::io($fh, 1, sub {
+        my ($fh, $connected, $fail) = @dialling{qw(fh connected fail)};
         if (getpeername $fh) {
-            undef $timer;
-            undef $watcher;
+            %dialling = ();
             return $connected->($fh, $ip, $port, $fail);
         }
         # For what was wrong; or nothing was, nor has been done.
         sysread $fh, my $nothing, 1 if $! == ENOTCONN;
         return if $! == EAGAIN;
         my $errno = $!;
-        undef $_ for $timer, $watcher, $fh;
+        undef $fh;
+        %dialling = ();
         $! = $errno;
         $fail->();
     });
+    undef $_ for $fh, $connected, $fail, $prepare;
 }
 
 1;
