@@ -94,6 +94,25 @@ topic 'the server says nothing' => sub {
     fails('handshake error: timeout', { timeout => 0.5 }, $server->{uri});
 };
 
+topic 'descriptors are given back' => sub {
+    my $count = sub { opendir my $fds, '/proc/self/fd' or return 0; my @fds = readdir $fds; scalar @fds };
+    my $once  = sub {
+        my $server     = raw_server();
+        my $connection = connection_of($CLIENT->new->connect($server->{uri}));
+        my $handle     = $connection->handle;
+        peer_of($server)->{handle}->destroy;
+        my $history = history($connection);
+        run_until { finished($history) } 'finish';
+        $handle->destroy;
+        fails('unable to connect', {}, 'ws://127.0.0.1:' . closed_port());
+    };
+    $once->();
+    my $before = $count->();
+    $once->() for 1 .. 5;
+    my $after = $count->();
+    die "$before open descriptors before, $after after\n" if $after >= $before + 5;
+};
+
 topic 'many at once' => sub {
     my $server = raw_server();
     my $client = $CLIENT->new;
