@@ -1,6 +1,11 @@
 /* What Perl calls: arguments, and croaking at the caller's line. The work is done in shim/. */
 #include "shim.h"
 
+/* Perl before 5.32 has none. */
+#ifndef PERL_STATIC_FORCE_INLINE
+#define PERL_STATIC_FORCE_INLINE PERL_STATIC_INLINE
+#endif
+
 /* Keeps a connection alive to the end of the statement: what is called may let go of it. */
 static void hold(pTHX_ shim *s) {
     sv_2mortal(SvREFCNT_inc_simple_NN((SV *)s->self));
@@ -85,8 +90,8 @@ static bool has_message_parts(pTHX_ SV *object) {
                      (gv_fetchmethod(stash, "opcode") && gv_fetchmethod(stash, "body")));
 }
 
-/* The opcode and body of what is sent. */
-static U8 message_parts(pTHX_ SV *message, aews_slice *payload, const char *method) {
+/* The opcode and body of what is sent. Inline, since it is a good part of sending a short string. */
+PERL_STATIC_FORCE_INLINE U8 message_parts(pTHX_ SV *message, aews_slice *payload, const char *method) {
     context *cxt = context_get(aTHX);
     SV *object, *opcode, *body;
     IV number;

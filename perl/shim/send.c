@@ -20,27 +20,17 @@ static void send_compressed(pTHX_ shim *s) {
     LEAVE;
 }
 
-void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
-    aews_slice head;
-    aews_frame frame;
-    switch (aews_conn_begin_frame(s->core, opcode, payload->len, &frame)) {
-    case AEWS_OK:
-        head.data = frame.header;
-        head.len = frame.header_len;
-        transport_send(aTHX_ s, &head, &frame, payload);
-        if (opcode == 8)
-            SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", sv_2mortal(newRV_inc((SV *)s->self)), NULL, NULL, 0));
-        break;
-    case AEWS_WHOLE:
+/* What else there is to a frame that is compressed, or a Close frame. */
+void send_special(pTHX_ shim *s, aews_status status, U8 opcode, const aews_slice *payload) {
+    if (status == AEWS_OK && opcode == 8) {
+        SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", sv_2mortal(newRV_inc((SV *)s->self)), NULL, NULL, 0));
+    } else if (status == AEWS_WHOLE) {
         aews_conn_send(s->core, opcode, payload->data, payload->len);
         s->compressed = TRUE;
         send_compressed(aTHX_ s);
         if (s->release_after > 0 && !s->timer && !s->finished)
             SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", sv_2mortal(newRV_inc((SV *)s->self)),
                                    sv_2mortal(newSVnv(s->release_after)), NULL, 0));
-        break;
-    default:
-        break;
     }
 }
 

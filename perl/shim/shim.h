@@ -202,9 +202,23 @@ void transport_resume(pTHX_ shim *);
 STRLEN transport_unsent(pTHX_ shim *);
 
 /* send.c */
-void send_message(pTHX_ shim *, U8 opcode, const aews_slice *payload);
+void send_special(pTHX_ shim *, aews_status, U8 opcode, const aews_slice *payload);
 IV send_broadcast(pTHX_ shim **connections, SSize_t count, SV *message, U8 opcode, const aews_slice *payload,
                   XSUBADDR_t send);
+
+/* Sends a message to one connection, which the caller holds. */
+static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
+    aews_frame frame;
+    aews_status status = aews_conn_begin_frame(s->core, opcode, payload->len, &frame);
+    if (status == AEWS_OK) {
+        aews_slice head;
+        head.data = frame.header;
+        head.len = frame.header_len;
+        transport_send(aTHX_ s, &head, &frame, payload);
+    }
+    if (status != AEWS_OK || opcode == 8)
+        send_special(aTHX_ s, status, opcode, payload);
+}
 
 /* lifetime.c: calls to the Perl part, and to the handle. With G_EVAL in `flags` the exception is
  * returned, to be freed by the caller. NULL arguments end the list of arguments. */
