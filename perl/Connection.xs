@@ -258,13 +258,15 @@ close_code(SV *self, ...)
     close_reason = 1
     close_error = 2
   PREINIT:
-    SV *key = context_get(aTHX)->key.close[ix];
+    SV *key = context_get(aTHX)->key.close[ix], *value;
   PPCODE:
-    ST(0) = attribute(aTHX_ self, key, GvNAME(CvGV(cv)));
+    value = attribute(aTHX_ self, key, GvNAME(CvGV(cv)));
     if (items > 1) {
-        ST(0) = newSVsv(ST(1));
-        (void)hv_store_ent((HV *)SvRV(self), key, ST(0), SvSHARED_HASH(key));
+        value = newSVsv(ST(1));
+        (void)hv_store_ent((HV *)SvRV(self), key, value, SvSHARED_HASH(key));
     }
+    /* Held, since the next call may take it out of the hash. */
+    ST(0) = sv_2mortal(SvREFCNT_inc_simple_NN(value));
     XSRETURN(1);
 
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Message

@@ -157,6 +157,14 @@ subtest 'each is destroyed where the class has a destructor' => sub {
         undef *UNIVERSAL::DESTROY;
     }
     is \@destroyed, ['one', 'two'], 'defined for everything';
+    @destroyed = ();
+    {
+        no warnings 'once';
+        local *AnyEvent::WebSocket::Message::AUTOLOAD = sub { push @destroyed, $_[0]{body} };
+        deliver(['one', 'two'], sub { });
+    }
+    is \@destroyed, ['one', 'two'], 'by AUTOLOAD';
+    undef *AnyEvent::WebSocket::Message::AUTOLOAD;
     # perl remembers that there was one.
     undef *AnyEvent::WebSocket::Message::DESTROY;
 };

@@ -138,6 +138,10 @@ subtest 'read-write accessors (C1)' => sub {
         $connection->{$name} = 'by hand';
         is $connection->$name, 'by hand', 'the accessor sees what the hash says';
     }
+    $connection->close_reason(join '', 'first', ' time');
+    is [$connection->close_reason, map { $connection->close_reason($_) } 'second', 'third'],
+        ['first time', 'second', 'third'],
+        'a value that is replaced in the same list';
 };
 
 subtest 'a connection is a hash with its attributes (C2)' => sub {

@@ -26,7 +26,7 @@ bool message_is_reusable(pTHX) {
     context *cxt = context_get(aTHX);
     U32 generation = generation_of_methods(aTHX_ cxt->message_stash);
     if (!generation || generation != cxt->message_generation) {
-        cxt->message_has_destructor = gv_fetchmeth(cxt->message_stash, "DESTROY", 7, 0) != NULL;
+        cxt->message_has_destructor = gv_fetchmeth_autoload(cxt->message_stash, "DESTROY", 7, 0) != NULL;
         cxt->message_generation = generation;
     }
     return !cxt->message_has_destructor;

@@ -28,7 +28,8 @@ sub tcp_connect {
     my ($host, $port, $connected, $prepare) = @_;
     my $ip = $host eq 'localhost' ? '127.0.0.1' : $host;
     my ($ipv4, $ipv6) = map { $_ || 0 } @AnyEvent::PROTOCOL{qw(ipv4 ipv6)};
-    my $address = $ipv4 && $port =~ /\A[0-9]+\z/ && inet_pton(AF_INET, $ip);
+    # The system's function ignores what is behind a NUL.
+    my $address = $ipv4 && $port =~ /\A[0-9]+\z/ && $ip =~ /\A[0-9.]+\z/ && inet_pton(AF_INET, $ip);
     return &AnyEvent::Socket::tcp_connect
         if !$address || $ip ne $host && $ipv6 > $ipv4 || defined wantarray || AnyEvent::WIN32
         || !$original || $original != \&AnyEvent::Socket::tcp_connect;
