@@ -19,6 +19,7 @@ BEGIN {
 use AnyEvent;
 use AnyEvent::Handle;
 use AnyEvent::WebSocket::Connection;
+use Errno qw(EBADF);
 use Scalar::Util qw(weaken);
 use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until nested settle history finished);
 
@@ -368,6 +369,20 @@ for my $role ('accept', 'connect') {
             is await_frames($peer, scalar @$expected), $expected;
         };
     }
+
+    subtest "$role: a descriptor that a callback closes before it replies (C20)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role);
+        established($connection, $peer);
+        my $history = history($connection);
+        $connection->on(each_message => sub {
+            my ($connection) = @_;
+            close $connection->handle->fh if $connection->handle->{fh};
+            $connection->send('reply');
+        });
+        $peer->{handle}->push_write(join '', map { frame(payload => $_, @mask) } 1 .. 3);
+        run_until { finished($history) } 'finish';
+        is $history->[-1], [finish => string(do { local $! = EBADF; "$!" })], 'is an error';
+    };
 
     subtest "$role: replies do not wait for a callback that runs an event loop (C22)" => sub {
         my ($connection, $peer) = connection_and_tls_peer($role);

@@ -39,7 +39,6 @@ static bool is_delivering(pTHX_ shim *s) {
 static void deliver(pTHX_ shim *s, void *data) {
     outcome *out = (outcome *)data;
     SV *argument = sv_2mortal(newRV_inc((SV *)s->self));
-    bool reusable = message_is_reusable(aTHX);
     aews_event event;
     while (is_delivering(aTHX_ s)) {
         aews_status status = aews_conn_next_event(s->core, &event);
@@ -61,7 +60,7 @@ static void deliver(pTHX_ shim *s, void *data) {
             message = sv_2mortal(message_new(aTHX_ &event));
             object = (HV *)SvRV(message);
             callbacks_message(aTHX_ s, argument, message);
-            if (reusable)
+            if (message_is_reusable(aTHX))
                 message_reuse(aTHX_ message, object);
             FREETMPS;
             LEAVE;

@@ -400,7 +400,13 @@ static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const 
     sv_setpvs(bytes, "");
     append(aTHX_ bytes, head, frame, payload);
     if (s->known && is_plain(aTHX_ handle) && hash_true(aTHX_ handle, cxt->key.tls)) {
-        bool busy = hash_true(aTHX_ handle, cxt->key.ww);
+        bool busy;
+        if (handle_fd(aTHX_ handle) < 0) {
+            /* A watcher on it would be one on something else, with some event loops (compat C20). */
+            handle_error(aTHX_ s, EBADF);
+            return;
+        }
+        busy = hash_true(aTHX_ handle, cxt->key.ww);
         if (!busy)
             s->corked = FALSE;
         wait = is_to_wait(s, transport_unsent(aTHX_ s), payload->len);
@@ -497,7 +503,10 @@ void transport_flush(pTHX_ shim *s) {
     if (!s->corked)
         return;
     fd = handle_fd(aTHX_ handle);
-    if (fd < 0 || !s->direct || hash_true(aTHX_ handle, cxt->key.on_drain)) {
+    if (fd < 0) {
+        uncork(aTHX_ s, handle);
+        handle_error(aTHX_ s, EBADF);
+    } else if (!s->direct || hash_true(aTHX_ handle, cxt->key.on_drain)) {
         uncork(aTHX_ s, handle);
         call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
     } else {
