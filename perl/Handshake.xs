@@ -127,8 +127,10 @@ parse_response(SV *octets, bool by_name = FALSE)
   OUTPUT:
     RETVAL
 
-MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Client
+MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Client::Attributes
 
+# The accessors of AnyEvent::WebSocket::Client, which takes them from here: our Connection may be loaded with the Client
+# of the original, which defines its own.
 void
 timeout(SV *self, ...)
   ALIAS:

@@ -27,10 +27,13 @@ my %DEFAULT = (
 my @NUMBERS = qw(
     timeout max_header_size max_redirects max_payload_size max_fragments max_message_size close_timeout
 );
-# Their accessors are XSUBs.
 my @ATTRIBUTES = (@NUMBERS, qw(
     ssl_no_verify ssl_ca_file protocol_version subprotocol http_headers env_proxy validate_utf8 permessage_deflate
 ));
+{
+    no strict 'refs';
+    *$_ = \&{"AnyEvent::WebSocket::Client::Attributes::$_"} for @ATTRIBUTES;
+}
 
 sub new {
     return AnyEvent::WebSocket::Connection::_new(\&BUILD, @_);
