@@ -333,25 +333,28 @@ static void leave_to_parent(pTHX_ shim *s, HV *handle) {
 static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_slice *head,
                      const aews_slice *payload) {
     aews_slice slices[3];
-    size_t total = SvCUR(wbuf) + head->len + payload->len, sent = 0;
+    size_t total, sent = 0;
     aews_status status;
     int error, i;
     bool all;
-    slices[0].data = (const uint8_t *)SvPVX(wbuf);
-    slices[0].len = SvCUR(wbuf);
+    slices[0].data = wbuf ? (const uint8_t *)SvPVX(wbuf) : NULL;
+    slices[0].len = wbuf ? SvCUR(wbuf) : 0;
     slices[1] = *head;
     slices[2] = *payload;
+    total = slices[0].len + head->len + payload->len;
     status = aews_send(fd, slices, 3, &sent);
     error = errno;
     if (sent)
         touch(aTHX_ s, FALSE);
     all = sent == total;
     if (all) {
-        if (SvLEN(wbuf) > WBUF_KEPT_LEN)
+        if (wbuf && SvLEN(wbuf) > WBUF_KEPT_LEN)
             drop_string(aTHX_ wbuf);
-        else if (SvCUR(wbuf))
+        else if (wbuf && SvCUR(wbuf))
             sv_setpvs(wbuf, "");
     } else if (status != AEWS_ERR_IO) {
+        if (!wbuf)
+            wbuf = wbuf_of(aTHX_ handle);
         if (sent < slices[0].len) {
             sv_chop(wbuf, SvPVX(wbuf) + sent);
             sent = 0;
@@ -444,8 +447,9 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
         return;
     }
     leave_to_parent(aTHX_ s, handle);
-    wbuf = wbuf_of(aTHX_ handle);
-    if (payload->data >= (const uint8_t *)SvPVX(wbuf) && payload->data < (const uint8_t *)SvEND(wbuf)) {
+    /* An idle connection has none. */
+    wbuf = hash_value(aTHX_ handle, cxt->key.wbuf) || frame ? wbuf_of(aTHX_ handle) : NULL;
+    if (wbuf && payload->data >= (const uint8_t *)SvPVX(wbuf) && payload->data < (const uint8_t *)SvEND(wbuf)) {
         /* The program sends the queue itself, which moves as it grows. */
         SV *copy = sv_2mortal(newSVpvn((const char *)payload->data, payload->len));
         own = *payload;
@@ -456,9 +460,9 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     if (!busy)
         s->corked = FALSE;
     if (busy && !s->corked) {
-        append(aTHX_ wbuf, head, frame, payload);
-    } else if (is_to_wait(s, SvCUR(wbuf), payload->len)) {
-        append(aTHX_ wbuf, head, frame, payload);
+        append(aTHX_ wbuf_of(aTHX_ handle), head, frame, payload);
+    } else if (is_to_wait(s, wbuf ? SvCUR(wbuf) : 0, payload->len)) {
+        append(aTHX_ wbuf_of(aTHX_ handle), head, frame, payload);
         if (!s->corked)
             cork(aTHX_ s);
     } else if (frame) {
