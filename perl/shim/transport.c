@@ -430,8 +430,9 @@ void transport_uncork(pTHX_ shim *s, I32 ax, I32 items) {
 void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *frame, const aews_slice *payload) {
     context *cxt = context_get(aTHX);
     HV *handle = handle_hash(s);
+    static const aews_slice nothing = {NULL, 0};
     aews_slice own;
-    bool busy;
+    bool busy, wait;
     SV *wbuf;
     int fd;
     if (frame && !frame->masked)
@@ -448,7 +449,7 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     }
     leave_to_parent(aTHX_ s, handle);
     /* An idle connection has none. */
-    wbuf = hash_value(aTHX_ handle, cxt->key.wbuf) || frame ? wbuf_of(aTHX_ handle) : NULL;
+    wbuf = hash_value(aTHX_ handle, cxt->key.wbuf) ? wbuf_of(aTHX_ handle) : NULL;
     if (wbuf && payload->data >= (const uint8_t *)SvPVX(wbuf) && payload->data < (const uint8_t *)SvEND(wbuf)) {
         /* The program sends the queue itself, which moves as it grows. */
         SV *copy = sv_2mortal(newSVpvn((const char *)payload->data, payload->len));
@@ -459,19 +460,19 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     busy = hash_true(aTHX_ handle, cxt->key.ww);
     if (!busy)
         s->corked = FALSE;
-    if (busy && !s->corked) {
-        append(aTHX_ wbuf_of(aTHX_ handle), head, frame, payload);
-    } else if (is_to_wait(s, wbuf ? SvCUR(wbuf) : 0, payload->len)) {
-        append(aTHX_ wbuf_of(aTHX_ handle), head, frame, payload);
-        if (!s->corked)
-            cork(aTHX_ s);
-    } else if (frame) {
-        static const aews_slice nothing = {NULL, 0};
-        append(aTHX_ wbuf, head, frame, payload);
-        send_now(aTHX_ s, handle, fd, wbuf, &nothing, &nothing);
-    } else {
+    busy = busy && !s->corked;
+    wait = busy || is_to_wait(s, wbuf ? SvCUR(wbuf) : 0, payload->len);
+    if (!wait && !frame) {
         send_now(aTHX_ s, handle, fd, wbuf, head, payload);
+        return;
     }
+    if (!wbuf)
+        wbuf = wbuf_of(aTHX_ handle);
+    append(aTHX_ wbuf, head, frame, payload);
+    if (!wait)
+        send_now(aTHX_ s, handle, fd, wbuf, &nothing, &nothing);
+    else if (!busy && !s->corked)
+        cork(aTHX_ s);
 }
 
 /* Sends what frames the core has made, control frames and compressed messages; none once the socket has ended. */
