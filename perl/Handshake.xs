@@ -77,16 +77,15 @@ refusal(SV *agreed, SV *options, int role)
 
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection::HTTP
 
-# The head of an HTTP response as a hash: status, reason, length, and headers, a list of names in lower case and
-# values, or a hash of arrays of values by name. Undef where it is not there in full; a text where it is none.
+# The head of an HTTP response as a hash: status, reason, length, and headers, arrays of values by name in lower case.
+# Undef where it is not there in full; a text where it is none.
 SV *
-parse_response(SV *octets, bool by_name = FALSE)
+parse_response(SV *octets)
   PREINIT:
     aews_response response;
     const char *data;
     STRLEN len;
     HV *hash;
-    AV *list;
     HV *fields;
     size_t i;
   CODE:
@@ -98,24 +97,19 @@ parse_response(SV *octets, bool by_name = FALSE)
         hv_stores(hash, "status", newSViv(response.status));
         hv_stores(hash, "reason", newSVpvn((const char *)response.reason.data, response.reason.len));
         hv_stores(hash, "length", newSVuv(response.len));
-        list = by_name ? NULL : newAV();
-        fields = by_name ? newHV() : NULL;
-        hv_stores(hash, "headers", newRV_noinc(by_name ? (SV *)fields : (SV *)list));
+        fields = newHV();
+        hv_stores(hash, "headers", newRV_noinc((SV *)fields));
         for (i = 0; i < response.header_count; i++) {
             const aews_header *header = &response.headers[i];
-            SV *name = newSVpvn((const char *)header->name.data, header->name.len);
+            SV *name = newSVpvn_flags((const char *)header->name.data, header->name.len, SVs_TEMP);
+            SV *values;
             char *c;
             for (c = SvPVX(name); c < SvEND(name); c++)
                 *c = toLOWER(*c);
-            if (by_name) {
-                SV *values = HeVAL(hv_fetch_ent(fields, sv_2mortal(name), 1, 0));
-                if (!SvROK(values))
-                    sv_setsv(values, sv_2mortal(newRV_noinc((SV *)newAV())));
-                list = (AV *)SvRV(values);
-            } else {
-                av_push(list, name);
-            }
-            av_push(list, newSVpvn((const char *)header->value.data, header->value.len));
+            values = HeVAL(hv_fetch_ent(fields, name, 1, 0));
+            if (!SvROK(values))
+                sv_setsv(values, sv_2mortal(newRV_noinc((SV *)newAV())));
+            av_push((AV *)SvRV(values), newSVpvn((const char *)header->value.data, header->value.len));
         }
         break;
     case AEWS_ERR_MALFORMED:

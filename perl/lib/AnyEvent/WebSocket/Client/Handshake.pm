@@ -8,7 +8,6 @@ use warnings;
 
 our $VERSION = '1.000';
 
-use Digest::SHA                            ();
 use MIME::Base64                           ();
 use Protocol::WebSocket::Handshake::Client ();
 use Protocol::WebSocket::Request           ();
@@ -28,8 +27,6 @@ our %VERSIONS = (
     'draft-hixie-75'     => undef,
 );
 my $CURRENT = 'draft-ietf-hybi-17';
-
-my $GUID = '258EAFA5-E914-47DA-95CA-C5AB0DC85B11';
 
 my $SWITCHED_LINE = 'HTTP/1.1 101 ';
 
@@ -81,7 +78,7 @@ sub receive {
 sub _in_one_piece {
     my ($self, $bytes) = @_;
     return unless substr($bytes, 0, length $SWITCHED_LINE) eq $SWITCHED_LINE;
-    my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($bytes, 1);
+    my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($bytes);
     return if !ref $parsed || $self->{max_header_size} && $parsed->{length} > $self->{max_header_size};
     $parsed->{head} = substr $bytes, 0, $parsed->{length}, '';
     $parsed->{rest} = $bytes;
@@ -195,7 +192,7 @@ sub _judge {
     return 'Connection has no Upgrade: ' . _shown($connection)
         unless grep { lc eq 'upgrade' } split /[ \t]*,[ \t]*/, $connection;
     return 'Sec-WebSocket-Accept does not fit the key: ' . _shown($accept)
-        if $accept ne Digest::SHA::sha1_base64($self->{key} . $GUID) . '=';
+        if $accept ne AnyEvent::WebSocket::Connection::HTTP::accept_for($self->{key});
     my @subprotocols = @{ $headers->{'sec-websocket-protocol'} || [] };
     return 'it has more than one Sec-WebSocket-Protocol header' if @subprotocols > 1;
     return (undef, { subprotocol => $subprotocols[0], extensions => $extensions });

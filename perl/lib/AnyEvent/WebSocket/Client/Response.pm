@@ -41,7 +41,7 @@ sub add {
         my %response = (line => $self->{line}, status => $self->{status});
         return \%response unless $end;
         $response{head} = substr $self->{buffer}, 0, $end, '';
-        my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($response{head}, 1);
+        my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($response{head});
         return { error => 'Not a valid response: ' . ($parsed // 'incomplete') } unless ref $parsed;
         if (_is_interim($self->{status})) {
             $self->{skipped} += $end;

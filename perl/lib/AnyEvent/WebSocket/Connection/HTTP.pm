@@ -8,10 +8,18 @@ use warnings;
 
 our $VERSION = '1.000';
 
+use Digest::SHA ();
+
 use AnyEvent::WebSocket::Connection ();
 
 # RFC 9110 section 5.6.2: names of methods, header fields and subprotocols.
 our $TOKEN = qr/[!#\$%&'*+.^_`|~0-9A-Za-z-]+/;
+
+# The Sec-WebSocket-Accept for a Sec-WebSocket-Key (RFC 6455 section 4.2.2, item 5.4).
+sub accept_for {
+    my ($key) = @_;
+    return Digest::SHA::sha1_base64($key . '258EAFA5-E914-47DA-95CA-C5AB0DC85B11') . '=';
+}
 
 # A peer's bytes in a text that may go to a terminal or a log.
 sub printable {

@@ -12,7 +12,6 @@ use parent 'Protocol::WebSocket::Response';
 
 use AnyEvent::WebSocket::Connection::HTTP ();
 use Carp                                  ();
-use Digest::SHA                           ();
 
 our @CARP_NOT = ('Protocol::WebSocket::Response');
 
@@ -43,9 +42,9 @@ sub to_string {
 # is a matter of few strings then.
 sub accepting {
     my ($key, $agreed) = @_;
-    my $accept = Digest::SHA::sha1_base64($key . '258EAFA5-E914-47DA-95CA-C5AB0DC85B11');
+    my $accept = AnyEvent::WebSocket::Connection::HTTP::accept_for($key);
     return join "\r\n", 'HTTP/1.1 101 WebSocket Protocol Handshake', 'Upgrade: WebSocket', 'Connection: Upgrade',
-        "Sec-WebSocket-Accept: $accept=",
+        "Sec-WebSocket-Accept: $accept",
         defined $agreed->{subprotocol} ? "Sec-WebSocket-Protocol: $agreed->{subprotocol}"  : (),
         defined $agreed->{extensions}  ? "Sec-WebSocket-Extensions: $agreed->{extensions}" : (), '', '';
 }
@@ -56,15 +55,12 @@ sub read_back {
     my ($octets) = @_;
     my $parsed = AnyEvent::WebSocket::Connection::HTTP::parse_response($octets);
     return (undef, $parsed // 'there is no empty line behind its header') unless ref $parsed;
-    my %fields;
-    my @headers = @{ $parsed->{headers} };
-    while (my ($name, $value) = splice @headers, 0, 2) {
-        $fields{$name} = defined $fields{$name} ? "$fields{$name}, $value" : $value;
-    }
+    my ($subprotocol, $extensions) = map { $_ && join ', ', @$_ }
+        @{ $parsed->{headers} }{qw(sec-websocket-protocol sec-websocket-extensions)};
     return {
         status      => $parsed->{status},
-        subprotocol => $fields{'sec-websocket-protocol'},
-        extensions  => $fields{'sec-websocket-extensions'},
+        subprotocol => $subprotocol,
+        extensions  => $extensions,
     };
 }
 
