@@ -9,7 +9,14 @@
 /* Blocks of memory from this size on are worth keeping: RECYCLED_LEN in src/block.rs. */
 #define RECYCLED_LEN 32768
 
-#if !defined(MYMALLOC) && !defined(PERL_TRACK_MEMPOOL)
+/* Whether perl's memory is malloc's: then blocks go from the core to scalars and back. */
+#if defined(MYMALLOC) || defined(PERL_TRACK_MEMPOOL)
+#define SHARES_BLOCKS 0
+#else
+#define SHARES_BLOCKS 1
+#endif
+
+#if SHARES_BLOCKS
 /* A number that is another whenever methods have changed that the class has, or inherits, or that everything
  * inherits; 0 where that cannot be told. */
 static U32 generation_of_methods(pTHX_ HV *stash) {
@@ -20,7 +27,7 @@ static U32 generation_of_methods(pTHX_ HV *stash) {
 
 /* Whether a message that is done with may be used again: nobody asks to be told when it is destroyed. */
 bool message_is_reusable(pTHX) {
-#if defined(MYMALLOC) || defined(PERL_TRACK_MEMPOOL)
+#if !SHARES_BLOCKS
     return FALSE;
 #else
     context *cxt = context_get(aTHX);
@@ -41,9 +48,7 @@ static void refill(pTHX_ context *cxt, HV *object, const aews_event *event) {
     if (SvLEN(body) > 2 * event->len + 128) {
         /* A program that keeps this one is not to keep the memory of a larger one with it. */
         SvPV_free(body);
-        SvPV_set(body, NULL);
-        SvLEN_set(body, 0);
-        SvCUR_set(body, 0);
+        forget_memory(body);
     }
     sv_setpvn(body, (const char *)event->data, event->len);
     SvUTF8_off(body);
@@ -64,11 +69,7 @@ SV *message_new(pTHX_ aews_event *event) {
     class.stash = cxt->message_stash;
     class.body_key = cxt->key.body;
     class.opcode_key = cxt->key.opcode;
-#if defined(MYMALLOC) || defined(PERL_TRACK_MEMPOOL)
-    class.adopt = 0;
-#else
-    class.adopt = 1;
-#endif
+    class.adopt = SHARES_BLOCKS;
     return aews_perl_message(aews_THX, event, &class);
 }
 
@@ -96,9 +97,7 @@ void message_reuse(pTHX_ SV *message, HV *object) {
         if (SvIsCOW(body) && CowREFCNT(body))
             return;
         aews_block_recycle((uint8_t *)SvPVX(body), SvLEN(body));
-        SvPV_set(body, NULL);
-        SvLEN_set(body, 0);
-        SvCUR_set(body, 0);
+        forget_memory(body);
         SvFLAGS(body) &= ~SVf_IsCOW;
         SvPOK_off(body);
     }

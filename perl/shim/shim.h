@@ -148,6 +148,13 @@ static inline bool hash_true(pTHX_ HV *hash, SV *key) {
     return value && SvTRUE(value);
 }
 
+/* Makes a string forget its memory, which somebody else has, or nobody any more. */
+static inline void forget_memory(SV *string) {
+    SvPV_set(string, NULL);
+    SvLEN_set(string, 0);
+    SvCUR_set(string, 0);
+}
+
 /* lifetime.c */
 shim *shim_attach(pTHX_ HV *self, SV *handle, aews_conn *core);
 bool shim_is_there(pTHX_ SV *connection);

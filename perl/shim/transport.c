@@ -32,9 +32,7 @@
 static void drop_string(pTHX_ SV *string) {
     (void)SvPV_force_nolen(string);
     SvPV_free(string);
-    SvPV_set(string, NULL);
-    SvLEN_set(string, 0);
-    SvCUR_set(string, 0);
+    forget_memory(string);
     sv_setpvs(string, "");
 }
 
