@@ -21,7 +21,7 @@ extern "C" {
 #endif
 
 /* Raised when a caller compiled against an older header would misbehave. */
-#define AEWS_ABI_VERSION 3
+#define AEWS_ABI_VERSION 4
 
 /* What a call came to. Numbers are never given another meaning. */
 typedef enum {
@@ -233,10 +233,6 @@ void aews_event_free(aews_event *event);
 /* Ends an event whose `size` is not 0, and gives its block to the caller, who has to free() it. NULL
  * where there is none. */
 uint8_t *aews_event_take(aews_event *event);
-
-/* Copies an event's bytes, where they belong to the connection and are many, to a block that belongs to
- * the event, if possible one that was recycled. */
-aews_status aews_event_own(aews_event *event);
 
 /* Instead of free() for a block of `size` bytes that was taken from an event: keeps large ones for the
  * messages to come. */

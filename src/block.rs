@@ -7,6 +7,8 @@ use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::{fmt, mem, slice};
 
+use crate::frame::MaskKey;
+
 /// From this size on blocks are kept for reuse. Freshly mapped memory costs a page fault for every 4 KiB,
 /// which for a large message is more than all the rest of its way through the library.
 pub const RECYCLED_LEN: usize = 32 * 1024;
@@ -125,6 +127,18 @@ impl Block {
             let end = self.data.as_ptr().add(self.len);
             end.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         }
+        self.len += bytes.len();
+    }
+
+    /// Appends `bytes`, unmasked where there is a key; for `limit` see [`reserve`](Self::reserve).
+    pub fn extend_unmasked(&mut self, bytes: &[u8], key: Option<MaskKey>, limit: usize) {
+        let Some(key) = key else {
+            return self.extend(bytes, limit);
+        };
+        self.reserve(bytes.len(), limit);
+        // SAFETY: `reserve` made room for as many bytes behind `len`.
+        let out = unsafe { slice::from_raw_parts_mut(self.spare_start().cast(), bytes.len()) };
+        key.copy(bytes, out);
         self.len += bytes.len();
     }
 

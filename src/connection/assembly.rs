@@ -35,17 +35,32 @@ impl Assembly {
         self.block.len() - self.done
     }
 
-    /// Unmasks and validates what has been appended. Text fails at the first bad byte, though its
-    /// frame may not have arrived in full: "When an endpoint is to interpret a byte stream as UTF-8
-    /// but finds that the byte stream is not, in fact, a valid UTF-8 stream, that endpoint MUST
-    /// _Fail the WebSocket Connection_" (RFC 6455 section 8.1).
+    /// Unmasks and validates what has been put into the block.
     pub fn settle(&mut self, key: Option<MaskKey>) -> Result<(), Error> {
-        let fresh = &mut self.block[self.done..];
         if let Some(key) = key {
-            key.apply(fresh);
+            key.apply(&mut self.block[self.done..]);
         }
+        self.validate()
+    }
+
+    /// Appends bytes from the wire and settles them in one go; for `limit` see [`Block::reserve`].
+    pub fn append(
+        &mut self,
+        bytes: &[u8],
+        key: Option<MaskKey>,
+        limit: usize,
+    ) -> Result<(), Error> {
+        self.block.extend_unmasked(bytes, key, limit);
+        self.validate()
+    }
+
+    /// Text fails at the first bad byte, though its frame may not have arrived in full: "When an
+    /// endpoint is to interpret a byte stream as UTF-8 but finds that the byte stream is not, in fact,
+    /// a valid UTF-8 stream, that endpoint MUST _Fail the WebSocket Connection_" (RFC 6455 section
+    /// 8.1).
+    fn validate(&mut self) -> Result<(), Error> {
         if let Some(utf8) = &mut self.utf8 {
-            utf8.update(fresh).map_err(PeerError::TextNotUtf8)?;
+            utf8.update(&self.block[self.done..]).map_err(PeerError::TextNotUtf8)?;
         }
         self.done = self.block.len();
         Ok(())

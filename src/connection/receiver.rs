@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::assembly::Assembly;
 use super::error::{Error, LimitError, PeerError};
 use super::{Config, Role};
-use crate::block::Block;
+use crate::block::{Block, RECYCLED_LEN};
 use crate::buffer;
 use crate::extension::deflate::{InflateError, Inflater};
 use crate::frame::header::{MAX_HEADER_LEN, RSV1};
@@ -346,17 +346,33 @@ impl Receiver {
             if self.unread().len() as u64 >= len {
                 let range = self.take(len);
                 self.frame = None;
-                let payload = &mut self.input[range.clone()];
-                if let Some(key) = key {
-                    key.apply(payload);
-                }
+                let place = self.place(range, key);
                 if opcode == Opcode::Text && config.validate_utf8 {
+                    let payload = match &place {
+                        Place::Input(range) => &self.input[range.clone()],
+                        Place::Block(block) => block,
+                    };
                     utf8::validate(payload).map_err(PeerError::TextNotUtf8)?;
                 }
-                return Ok(Some(Item::Message(opcode, Place::Input(range))));
+                return Ok(Some(Item::Message(opcode, place)));
             }
         }
         self.take_fragment(config)
+    }
+
+    /// Unmasks a message that has arrived in full. A large one goes to a block of its own on the way,
+    /// where the program will have it.
+    fn place(&mut self, range: Range<usize>, key: Option<MaskKey>) -> Place {
+        let payload = &mut self.input[range.clone()];
+        if payload.len() >= RECYCLED_LEN {
+            let mut block = Block::with_capacity(payload.len() + 1);
+            block.extend_unmasked(payload, key, 0);
+            return Place::Block(block);
+        }
+        if let Some(key) = key {
+            key.apply(payload);
+        }
+        Place::Input(range)
     }
 
     /// Appends what there is of the current data frame to its message.
@@ -380,9 +396,9 @@ impl Receiver {
         if message.block.capacity() == 0 && missing > 0 {
             message.block = Block::with_capacity(taken + read_ahead(taken, missing - taken));
         }
-        message.block.extend(&left[..taken], limit);
-        self.input_at += taken;
         message.settle(key)?;
+        message.append(&left[..taken], key.map(|key| key.after(direct)), limit)?;
+        self.input_at += taken;
         if !self.end_frame_if_done(direct + taken as u64) || !fin {
             return Ok(None);
         }

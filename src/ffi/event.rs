@@ -5,9 +5,8 @@ use std::ffi::c_int;
 use std::ptr::{self, NonNull};
 
 use super::abi::*;
-use super::conn::bytes;
 use super::guard::{Conn, ffi_fn, with_conn};
-use crate::block::{Block, RECYCLED_LEN};
+use crate::block::Block;
 use crate::connection::{Event, Payload};
 
 ffi_fn! {
@@ -53,28 +52,6 @@ ffi_fn! {
             drop(unsafe { Block::from_raw(data, event.len, event.size) });
         }
         *event = aews_event { data: ptr::null_mut(), len: 0, size: 0, ..*event };
-    }
-}
-
-ffi_fn! {
-    fn aews_event_own(event: *mut aews_event) -> aews_status,
-    check(event) else AEWS_ERR_NULL,
-    {
-        // SAFETY: not NULL, so the caller's event.
-        let event = unsafe { &mut *event };
-        if event.size != 0 || event.len < RECYCLED_LEN {
-            return AEWS_OK;
-        }
-        // SAFETY: an event without a size has `len` bytes of its connection's, still valid as the
-        // caller vouches.
-        let Some(bytes) = (unsafe { bytes(event.data, event.len) }) else {
-            return AEWS_ERR_NULL;
-        };
-        let mut block = Block::with_capacity(bytes.len() + 1);
-        block.extend(bytes, bytes.len());
-        let (data, len, size) = block.into_raw();
-        *event = aews_event { data: data.as_ptr(), len, size, ..*event };
-        AEWS_OK
     }
 }
 

@@ -12,7 +12,7 @@ use libperl_sys::{
 };
 
 use crate::ffi::abi::aews_event;
-use crate::ffi::{aews_event_free, aews_event_own, aews_event_take};
+use crate::ffi::{aews_event_free, aews_event_take};
 
 /// `aews_message_class` of `perl/shim/shim.h`.
 #[repr(C)]
@@ -72,9 +72,6 @@ unsafe fn store(my_perl: *mut PerlInterpreter, hash: *mut HV, key: *mut SV, valu
 unsafe fn payload(my_perl: *mut PerlInterpreter, event: *mut aews_event, adopt: bool) -> *mut SV {
     // SAFETY: as the caller vouches; `data` and `len` are the event's until it is taken or freed.
     unsafe {
-        if adopt {
-            aews_event_own(event);
-        }
         let aews_event { data, len, size, .. } = *event;
         if adopt && size != 0 && len >= ADOPT_LEN {
             let scalar = Perl_newSV(my_perl, 0);

@@ -193,7 +193,7 @@ static void test_blocks(void) {
     aews_conn_send(p.client, 2, data, 1 << 20);
     carry(p.client, p.server, 2 << 20);
     aews_conn_next_event(p.server, &event);
-    check(aews_event_own(&event) == AEWS_OK && event.size > event.len, "the bytes of an event made its own");
+    check(event.size > event.len, "also where all of the message was there at once");
     aews_conn_receive(p.server, data, 0);
     check(!memcmp(event.data, data, 1 << 20), "outlive the next call");
     /* What malloc gave may be freed, too. */
@@ -463,7 +463,7 @@ static void test_null(void) {
     REFUSED(aews_conn_new(&config, NULL)); REFUSED(aews_conn_receive(NULL, &byte, 1));
     REFUSED(aews_conn_receive(conn, NULL, 1)); REFUSED(aews_conn_read(NULL, 0, &len));
     REFUSED(aews_conn_next_event(NULL, &event)); REFUSED(aews_conn_next_event(conn, NULL));
-    REFUSED(aews_event_own(NULL)); REFUSED(aews_conn_send(NULL, 1, &byte, 1));
+    REFUSED(aews_conn_send(NULL, 1, &byte, 1));
     REFUSED(aews_conn_send(conn, 1, NULL, 1)); REFUSED(aews_conn_begin_frame(NULL, 1, 1, &frame));
     REFUSED(aews_conn_begin_frame(conn, 1, 1, NULL)); REFUSED(aews_frame_payload(NULL, &byte, 1, &byte));
     REFUSED(aews_frame_payload(&frame, NULL, 1, &byte)); REFUSED(aews_frame_payload(&frame, &byte, 1, NULL));

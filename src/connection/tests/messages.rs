@@ -2,6 +2,7 @@
 
 use super::drive::*;
 use super::wire::*;
+use crate::block::RECYCLED_LEN;
 use crate::connection::{Config, Connection, Event, Payload, Role};
 
 fn unlimited() -> Config {
@@ -183,20 +184,27 @@ fn events_are_told_one_by_one_and_only_when_asked_for() {
     assert_eq!(decode(&connection.take_output(), false), expected);
 }
 
-/// What is there as a whole stays in the receive buffer; what is not gets memory of its own, into
-/// which the rest is read: all of the frame and nothing that follows it.
+/// What is there as a whole and not large stays in the receive buffer; what is not gets memory of its
+/// own, into which the rest is read: all of the frame and nothing that follows it.
 #[test]
-fn only_messages_that_come_in_pieces_get_memory_of_their_own() {
+fn only_large_messages_and_those_that_come_in_pieces_get_memory_of_their_own() {
     let mut connection = Connection::new(unlimited());
-    let bytes = [frame(FIN | BINARY, KEY, [1; 40_000]), frame(FIN | TEXT, KEY, "next")].concat();
-    // Whether or not something follows it.
-    for len in [40_008, bytes.len()] {
-        connection.receive(&bytes[..len]);
-        let event = connection.next_event();
-        assert!(matches!(event, Some(Event::Message { payload: Payload::Borrowed(_), .. })));
-        drain(&mut connection);
+    for (len, borrowed) in [(0, true), (RECYCLED_LEN - 1, true), (RECYCLED_LEN, false)] {
+        let bytes = frame(FIN | BINARY, KEY, vec![1; len]);
+        // Whether or not something follows it.
+        for bytes in [bytes.clone(), [bytes.clone(), frame(FIN | TEXT, KEY, "next")].concat()] {
+            connection.receive(&bytes);
+            let Some(Event::Message { payload, .. }) = connection.next_event() else {
+                panic!("no message")
+            };
+            assert_eq!(*payload, vec![1; len]);
+            assert_eq!(matches!(payload, Payload::Borrowed(_)), borrowed, "{len} bytes");
+            drop(payload);
+            drain(&mut connection);
+        }
     }
 
+    let bytes = [frame(FIN | BINARY, KEY, [1; 40_000]), frame(FIN | TEXT, KEY, "next")].concat();
     connection.receive(&bytes[..20_000]);
     assert_eq!(next(&mut connection), None);
     let (block, missing) = connection.read_into().direct.expect("most of it is missing");
