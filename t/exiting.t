@@ -98,17 +98,20 @@ subtest 'the end of the program with unsent data (D3)' => sub {
     ok substr($whole, 0, length $bytes) eq $bytes, 'the peer gets no Close in the middle of a message';
 };
 
-subtest 'the end of the program while the peer is gone (D3)' => sub {
-    my ($peer, $wait) = start_program(<<'    END');
-        our $c = AnyEvent::WebSocket::Connection->new(handle => handle_on(program_socket()));
-        $SIG{PIPE} = 'DEFAULT';
-        $c->on(each_message => sub { select undef, undef, undef, 0.05; exit 6 });
-        run_until { 0 };
-    END
-    syswrite $peer, frame(payload => 'go');
-    close $peer;
-    my ($status, $printed) = $wait->();
-    is [$status, $printed], [6 << 8, ''], 'neither a signal nor a warning';
-};
+for my $class ('AnyEvent::Handle', 'Derived::Handle') {
+    subtest "the end of the program while the peer is gone, $class (D3)" => sub {
+        my (undef, $wait) = start_program("my \$class = '$class';" . <<'        END');
+            @Derived::Handle::ISA = 'AnyEvent::Handle';
+            program_socket();
+            my ($ours, $theirs) = socket_pair();
+            our $c = AnyEvent::WebSocket::Connection->new(handle => $class->new(fh => $ours));
+            $SIG{PIPE} = 'DEFAULT';
+            close $theirs;
+            exit 6;
+        END
+        my ($status, $printed) = $wait->();
+        is [$status, $printed], [6 << 8, ''], 'neither a signal nor a warning';
+    };
+}
 
 done_testing;

@@ -132,7 +132,11 @@ sub close {
     return $self;
 }
 
-END { AnyEvent::WebSocket::Connection::Shim::at_exit() }
+END {
+    # What goes through a handle is written by syswrite, and the peer may be gone.
+    local $SIG{PIPE} = 'IGNORE';
+    AnyEvent::WebSocket::Connection::Shim::at_exit();
+}
 
 1;
 
