@@ -34,6 +34,8 @@ typedef enum {
     AEWS_CLOSED = 3,
     /* This message will be compressed: aews_conn_send has to have it as a whole. */
     AEWS_WHOLE = 4,
+    /* Done, and there may be more to read at once. */
+    AEWS_MORE = 5,
     /* A pointer was NULL. */
     AEWS_ERR_NULL = -1,
     /* The program asked for what may not be: see aews_conn_error. */
@@ -219,8 +221,8 @@ aews_status aews_conn_release_compressor(aews_conn *conn);
 aews_status aews_conn_receive(aews_conn *conn, const uint8_t *data, size_t len);
 
 /* Reads once from the socket `fd` into the connection, without blocking and without raising a
- * signal. AEWS_OK (`*received`, which may be NULL, is how much; then: aews_conn_next_event),
- * AEWS_EOF, AEWS_AGAIN or AEWS_ERR_IO. */
+ * signal. AEWS_OK (`*received`, which may be NULL, is how much; then: aews_conn_next_event), AEWS_MORE
+ * (the same), AEWS_EOF, AEWS_AGAIN or AEWS_ERR_IO. */
 aews_status aews_conn_read(aews_conn *conn, int fd, size_t *received);
 
 /* Writes the next event to `*event`; AEWS_AGAIN where more bytes have to come first. Until then the

@@ -12,6 +12,8 @@ use crate::connection::Connection;
 pub enum Received {
     /// This many bytes are with the connection.
     Bytes(usize),
+    /// The same, and there was no room for more, so there may be more.
+    Full(usize),
     /// The peer has shut down its side.
     Eof,
 }
@@ -42,6 +44,7 @@ pub fn receive(connection: &mut Connection, fd: RawFd) -> Result<Received> {
         Some(_) => &mut iovecs[..],
         None => &mut iovecs[1..],
     };
+    let asked: usize = used.iter().map(|iovec| iovec.iov_len).sum();
     // SAFETY: the iovecs cover spare memory of the block and of the buffer, each once.
     let n = unsafe { receive_vectored(fd, used) }?;
     // SAFETY: the call has filled the first iovec before the second, `n` bytes in all.
@@ -51,7 +54,11 @@ pub fn receive(connection: &mut Connection, fd: RawFd) -> Result<Received> {
         }
         target.buffer.set_len(buffered + n.saturating_sub(direct_len));
     }
-    Ok(if n == 0 { Received::Eof } else { Received::Bytes(n) })
+    Ok(match n {
+        0 => Received::Eof,
+        n if n == asked => Received::Full(n),
+        n => Received::Bytes(n),
+    })
 }
 
 /// # Safety
@@ -168,13 +175,24 @@ mod tests {
         loop {
             match receive(&mut receiver, ours.as_raw_fd()) {
                 Ok(Received::Eof) => break,
-                Ok(Received::Bytes(_)) => received.extend(messages(&mut receiver)),
+                Ok(_) => received.extend(messages(&mut receiver)),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => std::thread::yield_now(),
                 Err(error) => panic!("{error}"),
             }
         }
         writer.join().unwrap();
         assert!(received == sent);
+    }
+
+    #[test]
+    fn a_read_that_may_have_left_something_says_so() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let mut receiver = Connection::new(Config::default());
+        theirs.write_all(&[0; BUFFER_LEN]).unwrap();
+        let full = Received::Full(BUFFER_LEN);
+        assert_eq!(receive(&mut receiver, ours.as_raw_fd()).unwrap(), full);
+        theirs.write_all(&[0; 7]).unwrap();
+        assert_eq!(receive(&mut receiver, ours.as_raw_fd()).unwrap(), Received::Bytes(7));
     }
 
     #[test]

@@ -119,8 +119,11 @@ int main(int count, char **argument) {
             send_message(1, &payload, 0);
             messages++;
         }
-        if (!is_send && aews_conn_read(conn, fd, NULL) == AEWS_OK)
-            take_messages(&payload, is_echo);
+        if (!is_send) {
+            aews_status status = aews_conn_read(conn, fd, NULL);
+            if (status == AEWS_OK || status == AEWS_MORE)
+                take_messages(&payload, is_echo);
+        }
     }
     aews_conn_free(conn);
     printf("messages %lu\n", messages);

@@ -23,6 +23,8 @@
 #define CORK_PAYLOAD_LEN 16384
 /* How much is read while a callback holds up the delivery, before reading is paused. */
 #define READ_AHEAD_LEN (1 << 20)
+/* How much is read from one connection before the others have their turn. */
+#define TURN_LEN (1 << 20)
 /* How much is read at the end: what a socket may have, with the usual limits, but not for ever. */
 #define DRAIN_LEN (8 << 20)
 /* What wbuf may keep for the next time: an idle connection is to have no buffers to speak of. */
@@ -192,10 +194,15 @@ static bool taken_over(pTHX_ shim *s, HV *handle) {
 /* Takes what has arrived though writing has failed: the peer's last words, most often. */
 void transport_drain(pTHX_ shim *s) {
     HV *handle = handle_hash(s);
-    size_t received = 0, total = 0;
-    if (s->direct && is_plain(aTHX_ handle) && !taken_over(aTHX_ s, handle))
-        while (total < DRAIN_LEN && aews_conn_read(s->core, handle_fd(aTHX_ handle), &received) == AEWS_OK)
-            total += received;
+    size_t received, total = 0;
+    aews_status status = AEWS_MORE;
+    if (!s->direct || !is_plain(aTHX_ handle) || taken_over(aTHX_ s, handle))
+        return;
+    while (total < DRAIN_LEN && (status == AEWS_OK || status == AEWS_MORE)) {
+        received = 0;
+        status = aews_conn_read(s->core, handle_fd(aTHX_ handle), &received);
+        total += received;
+    }
 }
 
 static void hand_over(pTHX_ shim *s) {
@@ -219,6 +226,60 @@ void transport_resume(pTHX_ shim *s) {
         call_perl(aTHX_ "start_reading", s->handle, NULL, NULL, 0);
 }
 
+/* The watcher by which this connection is read, or NULL. */
+static SV *reading_watcher(pTHX_ shim *s) {
+    SV *rw = s->direct ? hash_value(aTHX_ handle_hash(s), context_get(aTHX)->key.rw) : NULL;
+    return rw && SvROK(rw) ? SvRV(rw) : NULL;
+}
+
+/* Reads from the socket once, and delivers it. Returns how it went. */
+static aews_status read_socket(pTHX_ shim *s, size_t *received) {
+    aews_status status;
+    *received = 0;
+    if (!s->ready || (s->dispatching && aews_conn_buffered(s->core) >= READ_AHEAD_LEN)) {
+        /* What arrives waits in the socket, and the loop must not spin on it (compat C22). */
+        call_perl(aTHX_ "park", s->handle, NULL, NULL, 0);
+        return AEWS_AGAIN;
+    }
+    status = aews_conn_read(s->core, handle_fd(aTHX_ handle_hash(s)), received);
+    switch (status) {
+    case AEWS_OK:
+    case AEWS_MORE:
+    case AEWS_ERR_PANIC:
+        s->received = TRUE;
+        touch(aTHX_ s, TRUE);
+        dispatch(aTHX_ s);
+        break;
+    case AEWS_EOF:
+        /* That what was sent before could not be delivered is the more important news. */
+        transport_flush(aTHX_ s);
+        if (is_plain(aTHX_ handle_hash(s)))
+            call_perl(aTHX_ "at_eof", s->handle, NULL, NULL, 0);
+        break;
+    case AEWS_ERR_IO:
+        handle_error(aTHX_ s, errno);
+        break;
+    default:
+        break;
+    }
+    return status;
+}
+
+/* Reads what the socket has, and delivers it read by read: large messages are cheaper while they are in
+ * the cache. The next connection's turn comes after a while, or where replies do not leave, or where the
+ * callbacks have changed who reads. */
+static void take_turn(pTHX_ shim *s) {
+    SV *watcher = reading_watcher(aTHX_ s);
+    size_t received, total = 0;
+    while (read_socket(aTHX_ s, &received) == AEWS_MORE) {
+        HV *handle = s->self ? handle_hash(s) : NULL;
+        total += received;
+        if (total >= TURN_LEN || !is_plain(aTHX_ handle) || !watcher || reading_watcher(aTHX_ s) != watcher ||
+            taken_over(aTHX_ s, handle) || transport_unsent(aTHX_ s))
+            break;
+    }
+}
+
 /* The socket is readable, or the handle has bytes for us. */
 void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
     HV *handle = handle_hash(s);
@@ -238,32 +299,10 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
         } while (s->self && (transport_absorb(aTHX_ s, s->handle) || transport_absorb(aTHX_ s, given)));
         return;
     }
-    if (s->direct && is_plain(aTHX_ handle)) {
-        if (!s->ready || (s->dispatching && aews_conn_buffered(s->core) >= READ_AHEAD_LEN)) {
-            /* What arrives waits in the socket, and the loop must not spin on it (compat C22). */
-            call_perl(aTHX_ "park", s->handle, NULL, NULL, 0);
-            return;
-        }
-        switch (aews_conn_read(s->core, handle_fd(aTHX_ handle), NULL)) {
-        case AEWS_OK:
-        case AEWS_ERR_PANIC:
-            s->received = TRUE;
-            touch(aTHX_ s, TRUE);
-            break;
-        case AEWS_EOF:
-            /* That what was sent before could not be delivered is the more important news. */
-            transport_flush(aTHX_ s);
-            if (is_plain(aTHX_ handle_hash(s)))
-                call_perl(aTHX_ "at_eof", s->handle, NULL, NULL, 0);
-            return;
-        case AEWS_ERR_IO:
-            handle_error(aTHX_ s, errno);
-            return;
-        default:
-            return;
-        }
-    }
-    dispatch(aTHX_ s);
+    if (s->direct && is_plain(aTHX_ handle))
+        take_turn(aTHX_ s);
+    else
+        dispatch(aTHX_ s);
 }
 
 /* ---- writing ---- */

@@ -17,16 +17,18 @@ ffi_fn! {
         let Some(conn) = (unsafe { Conn::from_ptr(conn) }) else {
             return AEWS_ERR_NULL;
         };
-        with_conn(conn, |conn| match io::receive(&mut conn.connection, fd) {
-            Ok(Received::Bytes(n)) => {
-                if !received.is_null() {
-                    // SAFETY: not NULL, so the caller's to be written.
-                    unsafe { received.write(n) };
-                }
-                AEWS_OK
+        with_conn(conn, |conn| {
+            let (n, status) = match io::receive(&mut conn.connection, fd) {
+                Ok(Received::Bytes(n)) => (n, AEWS_OK),
+                Ok(Received::Full(n)) => (n, AEWS_MORE),
+                Ok(Received::Eof) => (0, AEWS_EOF),
+                Err(error) => return failed(&error),
+            };
+            if !received.is_null() {
+                // SAFETY: not NULL, so the caller's to be written.
+                unsafe { received.write(n) };
             }
-            Ok(Received::Eof) => AEWS_EOF,
-            Err(error) => failed(&error),
+            status
         })
     }
 }
