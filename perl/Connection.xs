@@ -133,6 +133,48 @@ static void deflate_options(pTHX_ SV *options, aews_deflate *out) {
     out->threshold = (size_t)value[5];
 }
 
+/* The octets of a string that is text, whatever its UTF-8 flag says. */
+static aews_slice text_octets(pTHX_ SV *string, const char *method) {
+    aews_slice slice;
+    STRLEN len;
+    const char *data;
+    const U8 *bad;
+    SvGETMAGIC(string);
+    if (SvROK(string) && !SvAMAGIC(string))
+        croak("%s takes a string", method);
+    data = SvOK(string) ? SvPV_nomg(string, len) : (len = 0, "");
+    if (SvUTF8(string)) {
+        if (!is_c9strict_utf8_string_loc((const U8 *)data, len, &bad))
+            croak("%s: the string has a character that UTF-8 has not, U+%04" UVXf, method,
+                  utf8n_to_uvchr(bad, (const U8 *)data + len - bad, NULL, UTF8_ALLOW_ANY));
+    } else if (!is_utf8_invariant_string((const U8 *)data, len)) {
+        SV *copy = newSVpvn_flags(data, len, SVs_TEMP);
+        len = sv_utf8_upgrade(copy);
+        data = SvPVX(copy);
+    }
+    slice.data = (const uint8_t *)data;
+    slice.len = len;
+    return slice;
+}
+
+/* The octets of a string that is binary. */
+static aews_slice binary_octets(pTHX_ SV *string, const char *method) {
+    aews_slice slice;
+    STRLEN len;
+    SvGETMAGIC(string);
+    if (SvROK(string) && !SvAMAGIC(string))
+        croak("%s takes a string", method);
+    if (SvROK(string) || SvUTF8(string)) {
+        string = sv_mortalcopy(string);
+        (void)SvPV_force_nolen(string);
+        if (!sv_utf8_downgrade(string, TRUE))
+            croak("%s: the string has a wide character, which is no octet", method);
+    }
+    slice.data = (const uint8_t *)(SvOK(string) ? SvPV_nomg(string, len) : (len = 0, ""));
+    slice.len = len;
+    return slice;
+}
+
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection
 
 PROTOTYPES: DISABLE
@@ -161,6 +203,26 @@ send(shim *s, SV *message = &PL_sv_undef, ...)
     }
     if (GIMME_V == G_VOID)
         XSRETURN_EMPTY;
+    XSRETURN(1);
+
+void
+send_text(shim *s, SV *string = &PL_sv_undef, ...)
+  ALIAS:
+    send_binary = 1
+  PREINIT:
+    aews_slice payload;
+    SV *connection;
+  PPCODE:
+    /* A mistake is one on a closed connection, too. */
+    payload = ix ? binary_octets(aTHX_ string, "send_binary") : text_octets(aTHX_ string, "send_text");
+    if (s && !s->finished && aews_conn_is_writable(s->core)) {
+        hold(aTHX_ s);
+        connection = reference(aTHX_ s);
+        send_message(aTHX_ s, ix ? 2 : 1, &payload);
+    } else {
+        connection = ST(0);
+    }
+    ST(0) = connection;
     XSRETURN(1);
 
 IV

@@ -348,6 +348,25 @@ error.
 Dies where the argument is a reference to something else, or an opcode is not between 0 and 15. A message
 with opcode 8 is a Close frame with just that body; nothing is sent after it.
 
+=head2 send_text
+
+ $connection->send_text($characters);
+
+Sends a string of characters as a text message, encoded as UTF-8, however Perl holds it: the string C<"\xE9"> is the
+character E<eacute>, which C<send> would take for a byte. Returns the connection; after it was closed nothing is sent.
+
+Dies where the string is a reference without string overloading, or has a character that UTF-8 has not: a surrogate, or one
+above U+10FFFF.
+
+=head2 send_binary
+
+ $connection->send_binary($octets);
+
+Sends a string of octets as a binary message, however Perl holds it. Returns the connection; after it was closed nothing
+is sent.
+
+Dies where the string is a reference without string overloading, or has a character above U+00FF.
+
 =head2 broadcast
 
  my $count = AnyEvent::WebSocket::Connection->broadcast($string, @connections);
@@ -561,7 +580,7 @@ After C<destroy> of the handle nothing more is delivered, not even of what had b
 
 =back
 
-C<broadcast>, C<was_clean>, C<role>, C<max_message_size>, C<validate_utf8>, C<close_timeout>, C<extensions> and
+C<broadcast>, C<send_text>, C<send_binary>, C<was_clean>, C<role>, C<max_message_size>, C<validate_utf8>, C<close_timeout>, C<extensions> and
 C<permessage_deflate> are new.
 
 =head1 SEE ALSO

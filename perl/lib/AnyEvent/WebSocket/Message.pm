@@ -29,6 +29,17 @@ sub decoded_body {
     return Encode::decode('UTF-8', $self->body);
 }
 
+sub text {
+    my ($self) = @_;
+    Carp::croak('text: this is not a text message, its opcode is ' . $self->opcode) unless $self->is_text;
+    my $body = $self->body;
+    # Of a message that the program has made it may be characters already.
+    return $body if !defined $body || utf8::is_utf8($body);
+    my $text = eval { local $SIG{__DIE__}; Encode::decode('UTF-8', $body, Encode::FB_CROAK | Encode::LEAVE_SRC) };
+    Carp::croak('text: the body is not UTF-8') unless defined $text;
+    return $text;
+}
+
 1;
 
 __END__
@@ -86,6 +97,13 @@ Integer, default 1: 1 for text, 2 for binary, 8 for Close, 9 for Ping, 10 for Po
 =head2 decoded_body
 
 The body as characters: decoded from UTF-8, with U+FFFD in place of what is not UTF-8.
+
+=head2 text
+
+ my $characters = $message->text;
+
+The characters of a text message. Dies where this is none, or where its body is not UTF-8, which a received one is unless
+C<validate_utf8> is turned off.
 
 =head2 is_text
 
