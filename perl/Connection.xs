@@ -225,6 +225,41 @@ send_text(shim *s, SV *string = &PL_sv_undef, ...)
     ST(0) = connection;
     XSRETURN(1);
 
+UV
+buffered_amount(shim *s, ...)
+  CODE:
+    RETVAL = s ? transport_unsent(aTHX_ s) : 0;
+  OUTPUT:
+    RETVAL
+
+SV *
+latency(shim *s, ...)
+  CODE:
+    RETVAL = s && s->rare && s->rare->latency >= 0 ? newSVnv(s->rare->latency) : &PL_sv_undef;
+  OUTPUT:
+    RETVAL
+
+void
+pause(shim *s, ...)
+  ALIAS:
+    resume = 1
+  PREINIT:
+    SV *connection;
+  PPCODE:
+    connection = ST(0);
+    if (s && !s->finished) {
+        hold(aTHX_ s);
+        connection = reference(aTHX_ s);
+        if (ix)
+            transport_unpause(aTHX_ s);
+        else if (aews_conn_is_writable(s->core)) {
+            s->paused = TRUE;
+            transport_pause(aTHX_ s);
+        }
+    }
+    ST(0) = connection;
+    XSRETURN(1);
+
 IV
 broadcast(SV *class, SV *message = &PL_sv_undef, ...)
   PREINIT:
@@ -280,6 +315,8 @@ on(shim *s, SV *event, SV *callback = &PL_sv_undef, ...)
         croak("the callback for %" SVf " is not a code reference", SVfARG(event));
     if (s) {
         callbacks_add(aTHX_ s, number, callback);
+        if (number == ON_DRAIN && !s->finished && !s->corked && transport_unsent(aTHX_ s))
+            transport_watch_drain(aTHX_ s);
         RETVAL = cancel_new(aTHX_ s, number, callback);
     } else {
         RETVAL = cancel_nothing(aTHX);
@@ -308,6 +345,10 @@ handle(SV *self, ...)
     role = 7
     max_message_size = 8
     extensions = 9
+    max_write_buffer = 10
+    ping_interval = 11
+    ping_timeout = 12
+    idle_timeout = 13
   PPCODE:
     if (items > 1)
         croak("%s is a read-only accessor", GvNAME(CvGV(cv)));
@@ -367,7 +408,7 @@ MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connect
 # `agreed` is what Sec-WebSocket-Extensions of the response says, where there are options of compression. Returns why
 # that cannot be; undef where it is done.
 SV *
-attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_fragments, UV max_payload_size, UV max_message_size, SV *agreed, SV *options, NV release_after)
+attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_fragments, UV max_payload_size, UV max_message_size, UV max_write_buffer, SV *agreed, SV *options, NV release_after)
   PREINIT:
     aews_config config;
     aews_deflate deflate;
@@ -394,6 +435,8 @@ attach(SV *self, SV *handle, int role, bool masked, bool validate_utf8, UV max_f
         aews_conn_free(core);
     } else if ((s = shim_attach(aTHX_ (HV *)SvRV(self), handle, core))) {
         s->release_after = release_after;
+        if (max_write_buffer)
+            rarities_of(s)->max_write_buffer = max_write_buffer;
     } else {
         RETVAL = newSVpvs("this connection has been set up already");
         aews_conn_free(core);
@@ -407,18 +450,30 @@ release_if_idle(shim *s)
   CODE:
     /* Nothing, in another thread: timers are cloned, too. */
     RETVAL = s && !s->compressed;
-    if (RETVAL)
+    if (RETVAL) {
         aews_conn_release_compressor(s->core);
+        s->releasing = FALSE;
+    }
     if (s)
         s->compressed = FALSE;
   OUTPUT:
     RETVAL
 
 void
-keep_release_timer(live_shim *s, SV *timer)
+keep_timer(live_shim *s, SV *timer)
+  PREINIT:
+    SV *before;
   CODE:
-    SvREFCNT_dec(s->timer);
+    before = s->timer;
     s->timer = SvOK(timer) ? newSVsv(timer) : NULL;
+    SvREFCNT_dec(before);
+
+SV *
+timer(shim *s)
+  CODE:
+    RETVAL = s && s->timer ? SvREFCNT_inc_simple_NN(s->timer) : &PL_sv_undef;
+  OUTPUT:
+    RETVAL
 
 void
 closures(live_shim *s)
@@ -461,27 +516,56 @@ keep_idle(live_shim *s, SV *watcher)
     SvREFCNT_dec(s->idle);
     s->idle = newSVsv(watcher);
 
-# Nothing is compressed after a Close frame.
-void
-keep_close_timer(live_shim *s, SV *watcher)
-  CODE:
-    SvREFCNT_dec(s->timer);
-    s->timer = newSVsv(watcher);
-    s->release_after = 0;
-    s->received = FALSE;
-
+# A Close frame has been sent: nothing is compressed any more, and the peer's is to be seen. Returns whether that is news.
 bool
-has_close_timer(live_shim *s)
+on_closing(live_shim *s)
   CODE:
-    RETVAL = s->timer && !s->release_after;
+    RETVAL = !s->closing;
+    if (RETVAL) {
+        s->closing = TRUE;
+        SvREFCNT_dec(s->timer);
+        s->timer = NULL;
+        s->release_after = 0;
+        s->received = FALSE;
+        transport_unpause(aTHX_ s);
+    }
   OUTPUT:
     RETVAL
 
-# What is unsent will not be sent.
 void
-lose(live_shim *s)
+cut_off(live_shim *s, SV *text)
   CODE:
-    s->lost = TRUE;
+    transport_cut_off(aTHX_ s, text);
+
+bool
+is_cut_off(live_shim *s)
+  CODE:
+    RETVAL = s->cut_off;
+  OUTPUT:
+    RETVAL
+
+# Whether it was sent.
+bool
+ping(shim *s, SV *payload)
+  PREINIT:
+    aews_slice slice;
+    STRLEN len;
+  CODE:
+    RETVAL = s && !s->finished && aews_conn_is_writable(s->core);
+    if (RETVAL) {
+        rarities *rare = rarities_of(s);
+        hold(aTHX_ s);
+        slice.data = (const uint8_t *)SvPVbyte(payload, len);
+        slice.len = len;
+        SvREFCNT_dec(rare->ping);
+        rare->ping = newSVpvn((const char *)slice.data, len);
+        rare->ping_at = transport_monotonic();
+        /* What came before tells nothing. */
+        s->received = FALSE;
+        send_frame(aTHX_ s, 9, &slice);
+    }
+  OUTPUT:
+    RETVAL
 
 UV
 unsent(live_shim *s)
@@ -496,8 +580,17 @@ has_received(live_shim *s)
   CODE:
     /* While callbacks run, and before the event loop has been idle, what the peer sends waits in the
      * socket: it cannot be judged. */
-    RETVAL = s->received || s->dispatching || !s->ready;
+    RETVAL = s->received || s->dispatching || s->paused || !s->ready;
     s->received = FALSE;
+  OUTPUT:
+    RETVAL
+
+# The same, of messages in either direction.
+bool
+has_talked(live_shim *s)
+  CODE:
+    RETVAL = s->talked || s->dispatching || s->paused || !s->ready;
+    s->talked = FALSE;
   OUTPUT:
     RETVAL
 

@@ -142,6 +142,10 @@ timeout(SV *self, ...)
     env_proxy = 12
     validate_utf8 = 13
     permessage_deflate = 14
+    max_write_buffer = 15
+    ping_interval = 16
+    ping_timeout = 17
+    idle_timeout = 18
   PREINIT:
     const char *name = GvNAME(CvGV(cv));
     SV **value;

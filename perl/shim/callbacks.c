@@ -1,7 +1,8 @@
 /* The callbacks a program has registered with `on`. */
 #include "shim.h"
 
-static const char *const event_names[ON_COUNT] = {"next_message", "each_message", "parse_error", "finish"};
+static const char *const event_names[ON_COUNT] = {"next_message", "each_message", "parse_error", "finish",
+                                                 "ping",         "pong",         "drain"};
 
 /* Which event a name is, or -1. */
 int callbacks_event(const char *name, STRLEN len) {
@@ -75,50 +76,63 @@ static void refer(pTHX_ SV *argument, SV *referent) {
         sv_setsv(argument, sv_2mortal(newRV_inc(referent)));
 }
 
+/* With a message there is the coderef that cancels the callback, too. */
 static void call(pTHX_ shim *s, SV *code, SV *connection, SV *message, SV *object, SV *cancel) {
     dSP;
     refer(aTHX_ connection, (SV *)s->self);
-    refer(aTHX_ message, object);
+    if (message)
+        refer(aTHX_ message, object);
     PUSHMARK(SP);
     EXTEND(SP, 3);
     PUSHs(connection);
-    PUSHs(message);
-    if (cancel)
+    if (message)
+        PUSHs(message);
+    if (message && cancel)
         PUSHs(sv_2mortal(newRV_inc(SvRV(cancel))));
     PUTBACK;
     call_sv(code, G_VOID | G_DISCARD);
 }
 
-/* Runs the callbacks for a message (compat C10): all of `next_message`, which are forgotten before
- * the first of them runs, then those of `each_message`. What a callback adds or cancels counts from
- * the next message on, so the lists are copied where there is more than one. */
-void callbacks_message(pTHX_ shim *s, SV *connection, SV *message) {
-    callback_list *each = &s->on[ON_EACH_MESSAGE];
-    SV *object = SvRV(message);
-    SSize_t i, count;
-    /* Whatever becomes of the reference. */
-    SAVEFREESV(SvREFCNT_inc(object));
-    if (s->on[ON_NEXT_MESSAGE].code) {
-        AV *next = s->on[ON_NEXT_MESSAGE].code;
-        s->on[ON_NEXT_MESSAGE].code = NULL;
-        sv_2mortal((SV *)next);
-        for (i = 0; i <= av_top_index(next); i++)
-            call(aTHX_ s, AvARRAY(next)[i], connection, message, object, NULL);
-    }
-    count = each->code ? av_top_index(each->code) + 1 : 0;
+bool callbacks_any(shim *s, int event) {
+    AV *code = s->on[event].code;
+    return code && AvFILLp(code) >= 0;
+}
+
+/* Runs the callbacks for an event that comes again; with a message, or NULL. What a callback adds or cancels counts
+ * from the next time on, so the list is copied where there is more than one. */
+void callbacks_each(pTHX_ shim *s, int event, SV *connection, SV *message) {
+    callback_list *each = &s->on[event];
+    SV *object = message ? SvRV(message) : NULL;
+    SSize_t i, count = each->code ? av_top_index(each->code) + 1 : 0;
     if (count == 1) {
         SV *code = sv_2mortal(SvREFCNT_inc(AvARRAY(each->code)[0]));
-        SV *cancel = sv_2mortal(SvREFCNT_inc(cancel_at(aTHX_ s, ON_EACH_MESSAGE, 0)));
+        SV *cancel = sv_2mortal(SvREFCNT_inc(cancel_at(aTHX_ s, event, 0)));
         call(aTHX_ s, code, connection, message, object, cancel);
     } else if (count > 1) {
         AV *copy = (AV *)sv_2mortal((SV *)newAV());
         for (i = 0; i < count; i++) {
             av_push(copy, SvREFCNT_inc(AvARRAY(each->code)[i]));
-            av_push(copy, SvREFCNT_inc(cancel_at(aTHX_ s, ON_EACH_MESSAGE, i)));
+            av_push(copy, SvREFCNT_inc(cancel_at(aTHX_ s, event, i)));
         }
         for (i = 0; i < count; i++) {
             SV **pair = AvARRAY(copy) + 2 * i;
             call(aTHX_ s, pair[0], connection, message, object, pair[1]);
         }
     }
+}
+
+/* Runs the callbacks for a message (compat C10): all of `next_message`, which are forgotten before
+ * the first of them runs, then those of `each_message`. */
+void callbacks_message(pTHX_ shim *s, SV *connection, SV *message) {
+    if (s->on[ON_NEXT_MESSAGE].code) {
+        AV *next = s->on[ON_NEXT_MESSAGE].code;
+        SV *object = SvRV(message);
+        SSize_t i;
+        s->on[ON_NEXT_MESSAGE].code = NULL;
+        sv_2mortal((SV *)next);
+        for (i = 0; i <= av_top_index(next); i++)
+            call(aTHX_ s, AvARRAY(next)[i], connection, message, object, NULL);
+        refer(aTHX_ message, object);
+    }
+    callbacks_each(aTHX_ s, ON_EACH_MESSAGE, connection, message);
 }

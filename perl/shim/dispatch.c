@@ -34,13 +34,67 @@ static bool is_delivering(pTHX_ shim *s) {
     return !s->dead;
 }
 
+/* Delivers a text or binary message, or a control frame as one. */
+static void deliver_message(pTHX_ shim *s, SV *connection, aews_event *event, int on) {
+    SV *message;
+    HV *object;
+    ENTER;
+    SAVETMPS;
+    message = sv_2mortal(message_new(aTHX_ event));
+    object = (HV *)SvRV(message);
+    /* Whatever becomes of the reference. */
+    SAVEFREESV(SvREFCNT_inc_simple_NN((SV *)object));
+    if (on == ON_EACH_MESSAGE)
+        callbacks_message(aTHX_ s, connection, message);
+    else
+        callbacks_each(aTHX_ s, on, connection, message);
+    if (message_is_reusable(aTHX))
+        message_reuse(aTHX_ message, object);
+    FREETMPS;
+    LEAVE;
+}
+
+/* Whether the Pong answers our last Ping. "A Pong frame sent in response to a Ping frame must have identical "Application
+ * data" as found in the message body of the Ping frame being replied to" (RFC 6455 section 5.5.3). */
+static void note_pong(pTHX_ shim *s, const aews_event *event) {
+    SV *ping = s->rare ? s->rare->ping : NULL;
+    if (!ping || SvCUR(ping) != event->len || memNE(SvPVX(ping), event->data, event->len))
+        return;
+    s->rare->latency = transport_monotonic() - s->rare->ping_at;
+    s->rare->ping = NULL;
+    SvREFCNT_dec_NN(ping);
+}
+
+/* A Ping is answered before the program hears of it; a Pong is ignored where it does not want to (compat C12). */
+static void deliver_control(pTHX_ shim *s, SV *connection, aews_event *event) {
+    int on = event->kind == AEWS_EVENT_PING ? ON_PING : ON_PONG;
+    if (on == ON_PONG)
+        note_pong(aTHX_ s, event);
+    if (!callbacks_any(s, on)) {
+        aews_event_free(event);
+        if (on == ON_PING)
+            transport_pong(aTHX_ s);
+        return;
+    }
+    if (on == ON_PING) {
+        SV *payload = sv_2mortal(newSVpvn((const char *)event->data, event->len));
+        aews_event_free(event);
+        transport_pong(aTHX_ s);
+        event->data = (uint8_t *)SvPVX(payload);
+        event->len = SvCUR(payload);
+    }
+    event->opcode = on == ON_PING ? 9 : 10;
+    deliver_message(aTHX_ s, connection, event, on);
+}
+
 /* Delivers messages up to the next thing that is not one. Runs under an eval, which is entered once for
  * all messages of a read rather than for each callback. */
 static void deliver(pTHX_ shim *s, void *data) {
     outcome *out = (outcome *)data;
     SV *argument = sv_2mortal(newRV_inc((SV *)s->self));
     aews_event event;
-    while (is_delivering(aTHX_ s)) {
+    /* Where the socket has ended there is nothing to pause for. */
+    while (is_delivering(aTHX_ s) && (!s->paused || s->finish_pending)) {
         aews_status status = aews_conn_next_event(s->core, &event);
         if (status == AEWS_ERR_PANIC)
             status = aews_conn_next_event(s->core, &event);
@@ -52,20 +106,10 @@ static void deliver(pTHX_ shim *s, void *data) {
             continue;
         }
         switch (event.kind) {
-        case AEWS_EVENT_MESSAGE: {
-            SV *message;
-            HV *object;
-            ENTER;
-            SAVETMPS;
-            message = sv_2mortal(message_new(aTHX_ &event));
-            object = (HV *)SvRV(message);
-            callbacks_message(aTHX_ s, argument, message);
-            if (message_is_reusable(aTHX))
-                message_reuse(aTHX_ message, object);
-            FREETMPS;
-            LEAVE;
+        case AEWS_EVENT_MESSAGE:
+            s->talked = TRUE;
+            deliver_message(aTHX_ s, argument, &event, ON_EACH_MESSAGE);
             break;
-        }
         case AEWS_EVENT_CLOSE:
             out->kind = CLOSED_BY_PEER;
             if (event.code >= 0) {
@@ -80,9 +124,7 @@ static void deliver(pTHX_ shim *s, void *data) {
             aews_event_free(&event);
             return;
         default:
-            /* A Ping, whose Pong goes out in its turn; Pongs are ignored (compat C12). */
-            aews_event_free(&event);
-            transport_output(aTHX_ s);
+            deliver_control(aTHX_ s, argument, &event);
         }
     }
 }
@@ -163,6 +205,50 @@ void dispatch(pTHX_ shim *s) {
         call_keeping(aTHX_ &exception, "on_finish", s, s->finish_text, NULL);
     else
         transport_resume(aTHX_ s);
+    POPSTACK;
+    FREETMPS;
+    LEAVE;
+    if (exception)
+        croak_sv(sv_2mortal(exception));
+}
+
+/* A turn of the event loop's for what has been kept back. */
+void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
+    PERL_UNUSED_VAR(ax);
+    PERL_UNUSED_VAR(items);
+    dispatch(aTHX_ s);
+}
+
+static void tell_drained(pTHX_ shim *s, void *data) {
+    PERL_UNUSED_VAR(data);
+    callbacks_each(aTHX_ s, ON_DRAIN, sv_2mortal(newRV_inc((SV *)s->self)), NULL);
+}
+
+/* All that waited to be sent has left. */
+void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
+    SV *exception;
+    PERL_UNUSED_VAR(ax);
+    PERL_UNUSED_VAR(items);
+    transport_drained(aTHX_ s);
+    if (!callbacks_any(s, ON_DRAIN) || !is_delivering(aTHX_ s) || s->finished || s->finish_pending ||
+        transport_unsent(aTHX_ s))
+        return;
+    ENTER;
+    SAVETMPS;
+    SAVEFREESV(SvREFCNT_inc_simple_NN((SV *)s->self));
+    protect_globals(aTHX);
+    {
+        dSP;
+        PUSHSTACKi(PERLSI_UNKNOWN);
+    }
+    exception = run_in_eval(aTHX_ s, tell_drained, NULL);
+    if (exception) {
+        sv_2mortal(exception);
+        aews_conn_fail(s->core);
+        transport_output(aTHX_ s);
+        transport_flush(aTHX_ s);
+        exception = call_perl(aTHX_ "on_exception", sv_2mortal(newRV_inc((SV *)s->self)), exception, NULL, G_EVAL);
+    }
     POPSTACK;
     FREETMPS;
     LEAVE;

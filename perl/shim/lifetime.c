@@ -67,6 +67,24 @@ live_shim *shim_live(pTHX_ SV *connection, const char *function) {
     return s;
 }
 
+rarities *rarities_of(shim *s) {
+    if (!s->rare) {
+        Newxz(s->rare, 1, rarities);
+        s->rare->latency = -1;
+    }
+    return s->rare;
+}
+
+static void free_rarities(pTHX_ shim *s) {
+    if (s->rare) {
+        SvREFCNT_dec(s->rare->ping);
+        SvREFCNT_dec(s->rare->pong);
+        SvREFCNT_dec(s->rare->drain);
+        Safefree(s->rare);
+        s->rare = NULL;
+    }
+}
+
 shim *shim_hold(shim *s) {
     s->refs++;
     return s;
@@ -149,6 +167,7 @@ static void detach(pTHX_ shim *s) {
     SvREFCNT_dec(s->finish_text);
     for (i = 0; i < 3; i++)
         SvREFCNT_dec(s->activity[i]);
+    free_rarities(aTHX_ s);
     aews_conn_free(s->core);
     s->core = NULL;
     callbacks_clear(aTHX_ s);

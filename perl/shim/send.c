@@ -28,9 +28,11 @@ void send_special(pTHX_ shim *s, aews_status status, U8 opcode, const aews_slice
         aews_conn_send(s->core, opcode, payload->data, payload->len);
         s->compressed = TRUE;
         send_compressed(aTHX_ s);
-        if (s->release_after > 0 && !s->timer && !s->finished)
+        if (s->release_after > 0 && !s->releasing && !s->finished) {
+            s->releasing = TRUE;
             SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", sv_2mortal(newRV_inc((SV *)s->self)),
                                    sv_2mortal(newSVnv(s->release_after)), NULL, 0));
+        }
     }
 }
 
@@ -137,9 +139,10 @@ static void send_one(pTHX_ broadcast *b, shim *s) {
         return;
     if (sends_by_itself(aTHX_ b, SvSTASH(s->self)))
         call_send(aTHX_ s, b->message);
-    else if ((frame = shared_frame(aTHX_ b, s)))
+    else if ((frame = shared_frame(aTHX_ b, s))) {
+        s->talked = TRUE;
         transport_send(aTHX_ s, &nothing, NULL, frame);
-    else
+    } else
         send_message(aTHX_ s, b->opcode, &b->payload);
     b->sent += !s->finished && !s->finish_pending;
 }

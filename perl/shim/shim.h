@@ -13,7 +13,7 @@
 
 /* The events a program can register for; the order is that of event_names in
  * callbacks.c. */
-enum { ON_NEXT_MESSAGE, ON_EACH_MESSAGE, ON_PARSE_ERROR, ON_FINISH, ON_COUNT };
+enum { ON_NEXT_MESSAGE, ON_EACH_MESSAGE, ON_PARSE_ERROR, ON_FINISH, ON_PING, ON_PONG, ON_DRAIN, ON_COUNT };
 
 /* A program's callbacks for one event: references to code, and for each of them the coderef that
  * cancels it, made when it is first needed. */
@@ -21,6 +21,22 @@ typedef struct {
     AV *code;
     AV *cancel;
 } callback_list;
+
+/* What few connections need. */
+typedef struct {
+    /* How many bytes may wait to be sent; 0 for any number. */
+    UV max_write_buffer;
+    /* The payload of our last Ping, as long as it is not answered, and when it was sent: transport_monotonic. */
+    SV *ping;
+    NV ping_at;
+    /* How long the last answer to one took, in seconds; negative where there was none. */
+    NV latency;
+    /* How many bytes of Pongs were sent behind what waits, and one that waits until that has left. */
+    STRLEN pongs;
+    SV *pong;
+    /* The code of ours in the handle's on_drain. */
+    SV *drain;
+} rarities;
 
 /* One connection. It lives as long as somebody counts it: the Connection object (as magic on its hash)
  * and each of the closures that stand in watchers and in the handle. Only the object makes it work:
@@ -40,8 +56,10 @@ typedef struct shim {
     CV *input_cv;
     /* Watchers that are not in a slot of the handle. */
     SV *idle;
-    /* For the compressor, as long as there is one (release_after is not 0), or for the close timeout. */
+    /* What Connection/Timer.pm keeps here. */
     SV *timer;
+    /* NULL until something of it is needed: rarities_of. */
+    rarities *rare;
     /* For how long a compressor may be idle before it is freed; 0 for ever, or where nothing is to be
      * compressed any more. */
     NV release_after;
@@ -70,6 +88,14 @@ typedef struct shim {
     bool finished;
     /* The socket has ended with something unsent, our Close frame last (compat D5). */
     bool lost;
+    /* A Close frame was sent, and the timer waits for the peer's. */
+    bool closing;
+    /* The peer was given up: nothing is sent any more. */
+    bool cut_off;
+    /* The program wants nothing more for now. */
+    bool paused;
+    /* A handle that we know only by its methods was told to stop reading. */
+    bool stopped;
     /* Frames are waiting in the handle's wbuf behind a write watcher of ours, though the socket has
      * not refused any. */
     bool corked;
@@ -77,8 +103,12 @@ typedef struct shim {
     U8 compressed : 1;
     /* A compressed frame is on its way to the handle. */
     U8 undelivered : 1;
+    /* The timer waits for the compressor to be idle. */
+    U8 releasing : 1;
     /* Something arrived since has_received was asked. */
     bool received;
+    /* A message went to or fro since has_talked was asked. */
+    bool talked;
 } shim;
 
 typedef void protected_body(pTHX_ shim *, void *data);
@@ -92,7 +122,7 @@ typedef struct {
         SV *fh, *tls, *tls_wbuf, *rbuf, *wbuf, *on_read, *on_drain, *autocork, *rw, *ww, *queue;
         SV *body, *opcode;
         /* Of the Connection, in the order of its accessors. */
-        SV *attribute[10], *close[3];
+        SV *attribute[14], *close[3];
     } key;
     HV *handle_stash;
     HV *destroyed_stash;
@@ -162,6 +192,7 @@ shim *shim_of(pTHX_ SV *connection, const char *method);
 /* The same where there has to be something behind it. */
 typedef shim live_shim;
 live_shim *shim_live(pTHX_ SV *connection, const char *function);
+rarities *rarities_of(shim *);
 shim *shim_hold(shim *);
 void shim_release(pTHX_ void *);
 void shim_at_exit(pTHX);
@@ -178,7 +209,9 @@ SV *cancel_nothing(pTHX);
 int callbacks_event(const char *name, STRLEN len);
 void callbacks_add(pTHX_ shim *, int event, SV *code);
 void callbacks_remove(pTHX_ shim *, int event, SV *code);
+bool callbacks_any(shim *, int event);
 void callbacks_message(pTHX_ shim *, SV *connection, SV *message);
+void callbacks_each(pTHX_ shim *, int event, SV *connection, SV *message);
 SV *callbacks_shift(pTHX_ shim *, int event);
 void callbacks_clear(pTHX_ shim *);
 
@@ -192,10 +225,13 @@ void dispatch(pTHX_ shim *);
 closure_body dispatch_idle;
 closure_body dispatch_ready;
 closure_body dispatch_finish;
+closure_body dispatch_later;
+closure_body dispatch_drained;
 
 /* transport.c */
 bool handle_destroyed(pTHX_ shim *);
 NV transport_clock(void);
+NV transport_monotonic(void);
 bool transport_is_lost(pTHX_ shim *);
 bool transport_choose(pTHX_ shim *);
 closure_body transport_input;
@@ -205,7 +241,13 @@ closure_body transport_uncork;
 void transport_send(pTHX_ shim *, const aews_slice *head, const aews_frame *, const aews_slice *payload);
 void transport_output(pTHX_ shim *);
 void transport_flush(pTHX_ shim *);
+void transport_pause(pTHX_ shim *);
+void transport_unpause(pTHX_ shim *);
 void transport_resume(pTHX_ shim *);
+void transport_pong(pTHX_ shim *);
+void transport_drained(pTHX_ shim *);
+bool transport_watch_drain(pTHX_ shim *);
+void transport_cut_off(pTHX_ shim *, SV *text);
 STRLEN transport_unsent(pTHX_ shim *);
 
 /* send.c */
@@ -213,8 +255,8 @@ void send_special(pTHX_ shim *, aews_status, U8 opcode, const aews_slice *payloa
 IV send_broadcast(pTHX_ shim **connections, SSize_t count, SV *message, U8 opcode, const aews_slice *payload,
                   XSUBADDR_t send);
 
-/* Sends a message to one connection, which the caller holds. */
-static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
+/* Sends a frame to one connection, which the caller holds. */
+static inline void send_frame(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
     aews_frame frame;
     aews_status status = aews_conn_begin_frame(s->core, opcode, payload->len, &frame);
     if (status == AEWS_OK) {
@@ -225,6 +267,12 @@ static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payl
     }
     if (status != AEWS_OK || opcode == 8)
         send_special(aTHX_ s, status, opcode, payload);
+}
+
+/* The same of what the program wants to say. */
+static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
+    s->talked = TRUE;
+    send_frame(aTHX_ s, opcode, payload);
 }
 
 /* lifetime.c: calls to the Perl part, and to the handle. With G_EVAL in `flags` the exception is

@@ -27,6 +27,8 @@
 #define TURN_LEN (1 << 20)
 /* How much is read at the end: what a socket may have, with the usual limits, but not for ever. */
 #define DRAIN_LEN (8 << 20)
+/* From this much waiting on, no more than as many bytes of Pongs are put behind it. */
+#define PONGS_LEN 65536
 /* What wbuf may keep for the next time: an idle connection is to have no buffers to speak of. */
 #define WBUF_KEPT_LEN 512
 
@@ -120,6 +122,13 @@ NV transport_clock(void) {
     return now.tv_sec + now.tv_nsec * 1e-9;
 }
 
+/* Seconds by a clock that nobody sets. */
+NV transport_monotonic(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return now.tv_sec + now.tv_nsec * 1e-9;
+}
+
 /* What the handle's timeouts go by. The clock is exact enough for them, and spares a call of AE::now for
  * each read and write. */
 static void touch(pTHX_ shim *s, bool reading) {
@@ -210,35 +219,67 @@ static void hand_over(pTHX_ shim *s) {
     call_perl(aTHX_ "hand_over", s->handle, NULL, NULL, 0);
 }
 
+/* Whether what the peer sends is to be read, or to wait in the socket: before the event loop has been idle (compat C13),
+ * while the program has paused, and while a callback holds up what has been read already (compat C22). */
+static bool is_to_read(shim *s) {
+    return s->ready && !s->paused && !(s->dispatching && aews_conn_buffered(s->core) >= READ_AHEAD_LEN);
+}
+
+/* The watcher by which a handle is read whose inside we know, or NULL. */
+static SV *reading_watcher(pTHX_ shim *s) {
+    HV *handle = handle_hash(s);
+    SV *rw = s->known && is_plain(aTHX_ handle) ? hash_value(aTHX_ handle, context_get(aTHX)->key.rw) : NULL;
+    return rw && SvROK(rw) ? SvRV(rw) : NULL;
+}
+
+/* Stops reading, so that what arrives waits in the socket, and the event loop does not spin on it. */
+void transport_pause(pTHX_ shim *s) {
+    if (reading_watcher(aTHX_ s)) {
+        call_perl(aTHX_ "park", s->handle, NULL, NULL, 0);
+    } else if (!s->known && !s->stopped) {
+        s->stopped = TRUE;
+        call_perl(aTHX_ "stop_reading", s->handle, NULL, NULL, 0);
+    }
+}
+
 /* Starts reading again where it was paused, unless the program has stopped it since. */
 void transport_resume(pTHX_ shim *s) {
     context *cxt = context_get(aTHX);
     HV *handle = handle_hash(s);
     SV *rw;
-    if (!s->direct || !is_plain(aTHX_ handle))
+    if (!is_to_read(s))
+        return;
+    if (s->stopped) {
+        s->stopped = FALSE;
+        call_perl(aTHX_ "go_on_reading", s->handle, NULL, NULL, 0);
+    }
+    if (!s->known || !is_plain(aTHX_ handle))
         return;
     rw = hash_value(aTHX_ handle, cxt->key.rw);
     if (!rw || !SvPOK(rw) || !sv_eq(rw, cxt->parked))
         return;
-    if (taken_over(aTHX_ s, handle))
+    if (!s->direct || taken_over(aTHX_ s, handle))
         hand_over(aTHX_ s);
     else
         call_perl(aTHX_ "start_reading", s->handle, NULL, NULL, 0);
 }
 
-/* The watcher by which this connection is read, or NULL. */
-static SV *reading_watcher(pTHX_ shim *s) {
-    SV *rw = s->direct ? hash_value(aTHX_ handle_hash(s), context_get(aTHX)->key.rw) : NULL;
-    return rw && SvROK(rw) ? SvRV(rw) : NULL;
+/* The program wants to go on. What has been read already comes in a turn of its own. */
+void transport_unpause(pTHX_ shim *s) {
+    if (!s->paused)
+        return;
+    s->paused = FALSE;
+    if (s->ready && !s->dispatching && aews_conn_has_input(s->core))
+        call_perl(aTHX_ "later", sv_2mortal(closure_new(aTHX_ s, dispatch_later)), NULL, NULL, 0);
+    transport_resume(aTHX_ s);
 }
 
 /* Reads from the socket once, and delivers it. Returns how it went. */
 static aews_status read_socket(pTHX_ shim *s, size_t *received) {
     aews_status status;
     *received = 0;
-    if (!s->ready || (s->dispatching && aews_conn_buffered(s->core) >= READ_AHEAD_LEN)) {
-        /* What arrives waits in the socket, and the loop must not spin on it (compat C22). */
-        call_perl(aTHX_ "park", s->handle, NULL, NULL, 0);
+    if (!is_to_read(s)) {
+        transport_pause(aTHX_ s);
         return AEWS_AGAIN;
     }
     status = aews_conn_read(s->core, handle_fd(aTHX_ handle_hash(s)), received);
@@ -274,7 +315,7 @@ static void take_turn(pTHX_ shim *s) {
     while (read_socket(aTHX_ s, &received) == AEWS_MORE) {
         HV *handle = s->self ? handle_hash(s) : NULL;
         total += received;
-        if (total >= TURN_LEN || !is_plain(aTHX_ handle) || !watcher || reading_watcher(aTHX_ s) != watcher ||
+        if (total >= TURN_LEN || !s->direct || !is_plain(aTHX_ handle) || !watcher || reading_watcher(aTHX_ s) != watcher ||
             taken_over(aTHX_ s, handle) || transport_unsent(aTHX_ s))
             break;
     }
@@ -295,6 +336,8 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
         /* What a nested event loop has added meanwhile is for us, too: the handle, which goes by the
          * length of its buffer, may not notice. */
         do {
+            if (s->paused || (aews_conn_buffered(s->core) >= READ_AHEAD_LEN && !is_to_read(s)))
+                transport_pause(aTHX_ s);
             dispatch(aTHX_ s);
         } while (s->self && (transport_absorb(aTHX_ s, s->handle) || transport_absorb(aTHX_ s, given)));
         return;
@@ -365,6 +408,52 @@ static void leave_to_parent(pTHX_ shim *s, HV *handle) {
     }
 }
 
+/* Gives up a peer: what is unsent is dropped, `finish` gets the text, and the handle is destroyed. */
+void transport_cut_off(pTHX_ shim *s, SV *text) {
+    if (s->finished || s->finish_pending)
+        return;
+    s->lost |= transport_unsent(aTHX_ s) > 0;
+    s->cut_off = s->finish_pending = TRUE;
+    s->corked = FALSE;
+    s->finish_text = newSVsv(text);
+    call_perl(aTHX_ "give_up", s->handle, NULL, NULL, 0);
+    dispatch(aTHX_ s);
+}
+
+/* Whether so much more may wait to be sent. Where it may not, the peer is given up. */
+static bool has_room(pTHX_ shim *s, STRLEN waiting, STRLEN more) {
+    UV max = s->rare ? s->rare->max_write_buffer : 0;
+    if (!max || (waiting <= max && more <= max - waiting))
+        return TRUE;
+    transport_cut_off(aTHX_ s, sv_2mortal(newSVpvf("write buffer is full: %" UVuf " bytes would wait for the peer, "
+                                                   "max_write_buffer is %" UVuf, (UV)(waiting + more), max)));
+    return FALSE;
+}
+
+/* The code in the handle's on_drain, or NULL. */
+static SV *code_on_drain(pTHX_ HV *handle) {
+    SV *code = hash_value(aTHX_ handle, context_get(aTHX)->key.on_drain);
+    return code && SvROK(code) ? SvRV(code) : NULL;
+}
+
+/* Has dispatch_drained called when nothing waits to be sent any more. Returns whether it will be: an object that is no
+ * AnyEvent::Handle does not tell. */
+bool transport_watch_drain(pTHX_ shim *s) {
+    HV *handle = handle_hash(s);
+    rarities *rare = rarities_of(s);
+    SV *before, *after;
+    if (!handle)
+        return FALSE;
+    before = code_on_drain(aTHX_ handle);
+    if (before && before == rare->drain)
+        return TRUE;
+    call_perl(aTHX_ "watch_drain", s->handle, sv_2mortal(closure_new(aTHX_ s, dispatch_drained)), NULL, 0);
+    after = code_on_drain(aTHX_ handle);
+    SvREFCNT_dec(rare->drain);
+    rare->drain = after == before ? NULL : SvREFCNT_inc(after);
+    return rare->drain != NULL;
+}
+
 /* Sends what waits in wbuf and then the slices; what the socket refuses goes to wbuf, for the handle
  * to pump. */
 static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_slice *head,
@@ -390,6 +479,8 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
         else if (wbuf && SvCUR(wbuf))
             sv_setpvs(wbuf, "");
     } else if (status != AEWS_ERR_IO) {
+        if (!has_room(aTHX_ s, 0, total - sent))
+            return;
         if (!wbuf)
             wbuf = wbuf_of(aTHX_ handle);
         if (sent < slices[0].len) {
@@ -410,8 +501,11 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
     if (status == AEWS_ERR_IO) {
         s->lost = !all;
         handle_error(aTHX_ s, error);
-    } else if (!all && is_plain(aTHX_ handle))
+    } else if (!all && is_plain(aTHX_ handle)) {
+        if (callbacks_any(s, ON_DRAIN))
+            transport_watch_drain(aTHX_ s);
         call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
+    }
 }
 
 /* Whether a frame is to wait in wbuf: more messages are at hand, and so, it may be, more replies. They leave
@@ -435,8 +529,13 @@ static void cork(pTHX_ shim *s) {
 static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const aews_frame *frame,
                        const aews_slice *payload) {
     context *cxt = context_get(aTHX);
-    SV *bytes = sv_2mortal(newSV(head->len + payload->len + 1));
+    STRLEN waiting = s->rare && s->rare->max_write_buffer ? transport_unsent(aTHX_ s) : 0;
+    SV *bytes;
     bool wait = FALSE;
+    /* What the socket may take at once is not counted. */
+    if (waiting && !has_room(aTHX_ s, waiting, head->len + payload->len))
+        return;
+    bytes = sv_2mortal(newSV(head->len + payload->len + 1));
     sv_setpvs(bytes, "");
     append(aTHX_ bytes, head, frame, payload);
     if (s->known && is_plain(aTHX_ handle) && hash_true(aTHX_ handle, cxt->key.tls)) {
@@ -454,8 +553,12 @@ static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const 
             cork(aTHX_ s);
     }
     call_handle(aTHX_ s, "push_write", bytes, NULL, 0);
-    if (!wait)
-        transport_flush(aTHX_ s);
+    if (wait)
+        return;
+    transport_flush(aTHX_ s);
+    if ((callbacks_any(s, ON_DRAIN) || s->rare) && (waiting = transport_unsent(aTHX_ s)) &&
+        has_room(aTHX_ s, waiting, 0) && callbacks_any(s, ON_DRAIN))
+        transport_watch_drain(aTHX_ s);
 }
 
 void transport_uncork(pTHX_ shim *s, I32 ax, I32 items) {
@@ -472,6 +575,8 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     bool busy, wait;
     SV *wbuf;
     int fd;
+    if (s->cut_off)
+        return;
     if (frame && !frame->masked)
         frame = NULL;
     if (!s->direct || !is_plain(aTHX_ handle) || hash_true(aTHX_ handle, cxt->key.on_drain) ||
@@ -503,6 +608,8 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
         send_now(aTHX_ s, handle, fd, wbuf, head, payload);
         return;
     }
+    if (busy && !has_room(aTHX_ s, wbuf ? SvCUR(wbuf) : 0, head->len + payload->len))
+        return;
     if (!wbuf)
         wbuf = wbuf_of(aTHX_ handle);
     append(aTHX_ wbuf, head, frame, payload);
@@ -510,6 +617,24 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
         send_now(aTHX_ s, handle, fd, wbuf, &nothing, &nothing);
     else if (!busy && !s->corked)
         cork(aTHX_ s);
+    else if (busy && callbacks_any(s, ON_DRAIN))
+        transport_watch_drain(aTHX_ s);
+}
+
+/* Sends the Pong that has been waiting for what is before it to leave. Nothing may follow a Close frame (RFC 6455
+ * section 5.5.1). */
+static void send_held_pong(pTHX_ shim *s) {
+    static const aews_slice nothing = {NULL, 0};
+    SV *pong = s->rare ? s->rare->pong : NULL;
+    if (pong) {
+        aews_slice frame;
+        s->rare->pong = NULL;
+        sv_2mortal(pong);
+        frame.data = (const uint8_t *)SvPVX(pong);
+        frame.len = SvCUR(pong);
+        if (!s->finished)
+            transport_send(aTHX_ s, &nothing, NULL, &frame);
+    }
 }
 
 /* Sends what frames the core has made, control frames and compressed messages; none once the socket has ended. */
@@ -522,11 +647,40 @@ void transport_output(pTHX_ shim *s) {
         /* A copy, since sending may call back, and the program may then do anything. */
         SV *copy = sv_2mortal(newSVpvn((const char *)output.data, output.len));
         aews_conn_consume_output(s->core, output.len);
+        send_held_pong(aTHX_ s);
         output.data = (const uint8_t *)SvPVX(copy);
         /* As a payload, since a compressed message may be large enough not to be corked. */
         if (!s->finished)
             transport_send(aTHX_ s, &nothing, NULL, &output);
     }
+}
+
+/* Sends the Pong that the core has made. Where the peer takes neither what it is sent nor many Pongs behind that, only the
+ * last one waits: "the endpoint MAY elect to send a Pong frame for only the most recently processed Ping frame" (RFC 6455
+ * section 5.5.3). */
+void transport_pong(pTHX_ shim *s) {
+    aews_slice output;
+    bool waits = transport_unsent(aTHX_ s) >= PONGS_LEN;
+    aews_conn_output(s->core, &output.data, &output.len);
+    if (waits && output.len) {
+        rarities *rare = rarities_of(s);
+        rare->pongs += output.len;
+        if (rare->pongs > PONGS_LEN && transport_watch_drain(aTHX_ s)) {
+            SvREFCNT_dec(rare->pong);
+            rare->pong = newSVpvn((const char *)output.data, output.len);
+            aews_conn_consume_output(s->core, output.len);
+            return;
+        }
+    } else if (s->rare) {
+        s->rare->pongs = 0;
+    }
+    transport_output(aTHX_ s);
+}
+
+/* All that was before it has left. */
+void transport_drained(pTHX_ shim *s) {
+    if (s->rare && s->rare->pong && aews_conn_is_writable(s->core))
+        send_held_pong(aTHX_ s);
 }
 
 /* Sends what waits for the end of the dispatch. */

@@ -77,6 +77,22 @@ sub say_bytes {
     return $far->_flush_tls;
 }
 
+# Writes as much as is taken, and the rest from the event loop, whoever runs that. Returns code that tells how much is left.
+sub stream_bytes {
+    my ($far, $bytes) = @_;
+    if ($far->{tls}) {
+        Net::SSLeay::write($far->{tls}, $bytes) == length $bytes or croak 'TLS does not take everything';
+        $bytes = $far->_encrypted;
+    }
+    my $watcher;
+    $watcher = AE::io $far->{socket}, 1, sub {
+        my $written = syswrite $far->{socket}, $bytes;
+        substr $bytes, 0, $written, '' if $written;
+        undef $watcher if !length $bytes || (!defined $written && !$!{EAGAIN});
+    };
+    return sub { length $bytes };
+}
+
 # Reads once: up to that many bytes. Returns whether it might read more.
 sub sip {
     my ($far, $size) = @_;
@@ -174,13 +190,19 @@ sub _decrypt {
     return $plain;
 }
 
-sub _flush_tls {
+sub _encrypted {
     my ($far) = @_;
     my $bytes = '';
     while (defined(my $more = Net::SSLeay::BIO_read($far->{write_bio}))) {
         last unless length $more;
         $bytes .= $more;
     }
+    return $bytes;
+}
+
+sub _flush_tls {
+    my ($far) = @_;
+    my $bytes = $far->_encrypted;
     return length $bytes ? write_all($far->{socket}, $bytes) : 1;
 }
 

@@ -24,9 +24,7 @@ my %DEFAULT = (
     max_header_size => 16384,
     max_redirects   => 0,
 );
-my @NUMBERS = qw(
-    timeout max_header_size max_redirects max_payload_size max_fragments max_message_size close_timeout
-);
+my @NUMBERS = (qw(timeout max_header_size max_redirects), @AnyEvent::WebSocket::Connection::NUMBERS);
 my @ATTRIBUTES = (@NUMBERS, qw(
     ssl_no_verify ssl_ca_file protocol_version subprotocol http_headers env_proxy validate_utf8 permessage_deflate
 ));
@@ -244,6 +242,10 @@ Boolean, default true. Whether received text that is not UTF-8 fails the connect
 
 Number, seconds, default 30; 0 for none. How long a peer is waited for once the connection is closed.
 
+=head2 max_write_buffer, ping_interval, ping_timeout, idle_timeout
+
+Numbers, default undef for none. See L<AnyEvent::WebSocket::Connection/ATTRIBUTES>.
+
 =head2 permessage_deflate
 
 Boolean, or reference to a hash of options; default false. Whether to offer the server to compress messages
@@ -409,8 +411,8 @@ Through a proxy, the C<timeout> holds; a UNIX socket is not looked for there.
 
 =back
 
-C<max_message_size>, C<validate_utf8>, C<close_timeout>, C<permessage_deflate>, C<max_header_size> and
-C<max_redirects> are new.
+C<max_message_size>, C<validate_utf8>, C<close_timeout>, C<max_write_buffer>, C<ping_interval>, C<ping_timeout>,
+C<idle_timeout>, C<permessage_deflate>, C<max_header_size> and C<max_redirects> are new.
 
 =head1 SEE ALSO
 

@@ -15,6 +15,7 @@ XSLoader::load(__PACKAGE__, $VERSION);
 
 use AnyEvent::WebSocket::Connection::Deflate ();
 use AnyEvent::WebSocket::Connection::Shim    ();
+use AnyEvent::WebSocket::Connection::Timer   ();
 require AnyEvent::WebSocket::Message;
 
 # Programs find Protocol::WebSocket::Frame loaded, and its package variables are our defaults where it
@@ -26,9 +27,13 @@ require AnyEvent::WebSocket::Message;
 
 my %ROLE = (client => 1, server => 2);
 
-my %ATTRIBUTE = map { $_ => 1 } qw(
-    handle masked subprotocol max_payload_size max_fragments max_message_size role validate_utf8 close_timeout extensions
-    permessage_deflate close_code close_reason close_error
+# Those that Client and Server take for the connections they make.
+our @NUMBERS = qw(
+    max_payload_size max_fragments max_message_size max_write_buffer close_timeout ping_interval ping_timeout idle_timeout
+);
+
+my %ATTRIBUTE = map { $_ => 1 } @NUMBERS, qw(
+    handle masked subprotocol role validate_utf8 extensions permessage_deflate close_code close_reason close_error
 );
 
 # The two classes check their arguments for each other; errors are the caller's of both.
@@ -96,7 +101,7 @@ sub BUILD {
     my $role = $self->role;
     Carp::croak("role must be 'client' or 'server'") if defined $role && !$ROLE{$role};
     $self->{masked} = ($role // '') eq 'client' ? 1 : 0 unless exists $self->{masked};
-    _number(close_timeout => $self->{close_timeout});
+    defined $self->{$_} && _number($_ => $self->{$_}) for qw(close_timeout ping_interval ping_timeout idle_timeout);
 
     # By methods, since a derived class may have its own.
     no warnings 'once';
@@ -105,6 +110,8 @@ sub BUILD {
     my $max_fragments = _limit(max_fragments => $self->max_fragments,
         $Protocol::WebSocket::Frame::MAX_FRAGMENTS_AMOUNT // 128);
     my $max_message_size = _limit(max_message_size => $self->max_message_size, 0);
+    my $max_write_buffer = $self->max_write_buffer;
+    $max_write_buffer = defined $max_write_buffer ? _limit(max_write_buffer => $max_write_buffer) : 0;
     my $extensions = $self->extensions // '';
     my ($deflate, $release_after) = (undef, 0);
     # What has been agreed upon is made use of, whatever the program thinks of it.
@@ -114,9 +121,10 @@ sub BUILD {
 
     my $refusal = AnyEvent::WebSocket::Connection::Shim::attach($self, $handle, $role ? $ROLE{$role} : 0,
         !!$self->masked, !!$self->validate_utf8, $max_fragments, $max_payload_size, $max_message_size,
-        $extensions, $deflate, $release_after);
+        $max_write_buffer, $extensions, $deflate, $release_after);
     Carp::croak($refusal) if defined $refusal;
     AnyEvent::WebSocket::Connection::Shim::install($self, $handle);
+    AnyEvent::WebSocket::Connection::Timer::start_keepalive($self) if $self->ping_interval || $self->idle_timeout;
 }
 
 sub close {
@@ -129,6 +137,19 @@ sub close {
     $reason = defined $reason ? Encode::encode('UTF-8', "$reason") : '';
     my $error = AnyEvent::WebSocket::Connection::Shim::close($self, $code, $reason);
     Carp::croak($error) if defined $error;
+    return $self;
+}
+
+sub ping {
+    my ($self, $payload) = @_;
+    Carp::croak('ping: not a connection made by ' . __PACKAGE__ . '->new')
+        unless AnyEvent::WebSocket::Connection::Shim::is_connection($self);
+    $payload = defined $payload ? "$payload" : '';
+    utf8::encode($payload) if utf8::is_utf8($payload);
+    # "All control frames MUST have a payload length of 125 bytes or less" (RFC 6455 section 5.5).
+    Carp::croak('ping: the payload has ' . length($payload) . ' bytes, and 125 is the limit') if length $payload > 125;
+    AnyEvent::WebSocket::Connection::Timer::await_pong($self)
+        if AnyEvent::WebSocket::Connection::Shim::ping($self, $payload);
     return $self;
 }
 
@@ -210,7 +231,7 @@ C<BUILDARGS> and C<BUILD> of their own.
 
 =head1 ATTRIBUTES
 
-All but the last three are read-only.
+All but the last three (C<close_code>, C<close_reason> and C<close_error>) are read-only.
 
 =head2 handle
 
@@ -221,7 +242,8 @@ C<autocork>, C<linger> and the timeouts apply, and C<destroy> ends the connectio
 further callbacks.
 
 A plain AnyEvent::Handle on a socket is read and written directly, without a Perl operation in between; a
-handle with TLS, one of a derived class, or another object is used by its methods.
+handle with TLS, one of a derived class, or another object is used by its methods. What arrives through such a one while a
+callback runs the event loop is kept in the handle, with no bound but its C<rbuf_max>.
 
 =head2 masked
 
@@ -315,6 +337,33 @@ are always checked.
 Number, seconds, default 30; 0 for none. How long, once a Close frame was sent, to wait for a peer that
 neither closes its side, nor sends anything, nor takes what is still to be sent. It is cut off then, and
 C<finish> gets the text C<close timeout>.
+
+=head2 max_write_buffer
+
+Integer, bytes, default undef, or 0, for none. How much may wait to be sent to a peer that does not take it. A C<send> that
+would make it more fails the connection: what waits is dropped, the socket closes, and C<finish> gets a text that begins
+C<write buffer is full>. What the socket takes at once is not counted, whatever its size.
+
+Without this limit what is sent to a peer that has stopped reading waits in memory for as long as the connection lasts.
+
+=head2 ping_interval
+
+Number, seconds, default undef, or 0, for never. How often to send a Ping, so that a peer that has gone without a word is
+found out (see C<ping_timeout>), and nothing between the two takes the connection for a dead one.
+
+=head2 ping_timeout
+
+Number, seconds, default undef, or 0, for none. How long after a Ping, of C<ping_interval> or by C<ping>, something has to
+arrive from the peer, its Pong or anything else. Where nothing does, the peer is cut off, and C<finish> gets the text
+C<ping timeout>.
+
+=head2 idle_timeout
+
+Number, seconds, default undef, or 0, for none. Where no text or binary message has gone either way for that long, the
+connection is closed with code 1001 and the reason C<idle timeout>. Pings and Pongs do not count.
+
+A time of these four may last up to a quarter longer. It does not pass while a callback of the connection runs, or while it
+is paused.
 
 =head2 close_code
 
@@ -428,6 +477,60 @@ Dies where the code may not be sent in a Close frame (RFC 6455 section 7.4; 1012
 and may be), or the reason is longer than
 123 bytes of UTF-8.
 
+=head2 ping
+
+ $connection->ping;
+ $connection->ping($payload);
+
+Sends a Ping with this payload, bytes as for C<send>, or none. Where there is a C<ping_timeout>, something has to arrive
+within it. Returns the connection; after it was closed nothing is sent.
+
+Dies where the payload is longer than 125 bytes (RFC 6455 section 5.5).
+
+=head2 latency
+
+ my $seconds = $connection->latency;
+
+Number, seconds: how long the peer took to answer the last of our Pings that it has answered. Undef as long as it has
+answered none.
+
+=head2 pause
+
+ $connection->pause;
+
+Delivers no more messages, and reads no more from the socket, until C<resume>: the peer can send only as much as the sockets
+on the way hold. What else arrives is not seen either: Pings are not answered, and the end of the socket is not noticed. Where
+the socket turns out to have failed when something is sent, what had arrived is delivered all the same, then C<finish>.
+
+Returns the connection. C<close> ends a pause, since the peer's Close frame has to be seen, and then this does nothing.
+
+=head2 resume
+
+ $connection->resume;
+
+Goes on reading after C<pause>. What had been read already is delivered from the event loop. Returns the connection.
+
+=head2 buffered_amount
+
+ my $bytes = $connection->buffered_amount;
+
+Integer, bytes: how much waits to be sent because the socket has not taken it, frames with their headers, and what the program
+has given to the handle itself. With TLS, as it is encrypted. 0 for handles that are objects of another kind, of which this is not
+known.
+
+A program that has much to send stops when this grows, and goes on with C<drain>:
+
+ sub send_more {
+   my ($connection, $next) = @_;
+   while ($connection->buffered_amount < 1_000_000) {
+     my $message = $next->();
+     return unless defined $message;
+     $connection->send_binary($message);
+   }
+ }
+ $connection->on(drain => sub { send_more($_[0], $next) });
+ send_more($connection, $next);
+
 =head2 was_clean
 
  if ($connection->was_clean) { ... }
@@ -459,7 +562,7 @@ callbacks for C<next_message> come first.
  $connection->on(parse_error => sub { my ($connection, $text) = @_; ... });
 
 The connection has failed: the peer broke the protocol or exceeded a limit, and C<$text> says how; or a
-callback for messages died, and C<$text> is its exception. The peer has been sent a Close frame with code
+callback for C<next_message>, C<each_message>, C<ping>, C<pong> or C<drain> died, and C<$text> is its exception. The peer has been sent a Close frame with code
 1002, 1007, 1009 or 1011. An exception is warned where there is no callback for this.
 
 =head2 finish
@@ -469,7 +572,27 @@ callback for messages died, and C<$text> is its exception. The peer has been sen
 The socket has ended, after everything that had arrived was delivered: by EOF (C<$text> is undef) or by an
 error (C<$text> says which). This is told once, and nothing follows it.
 
-Pings are answered, and pongs ignored, without telling the program.
+=head2 ping
+
+ $connection->on(ping => sub { my ($connection, $message) = @_; ... });
+
+Each Ping of the peer, when its answer has been sent; the payload is the body of C<$message>. Pings are answered whether or
+not there are callbacks for them. Where 64 KiB wait to be sent, and as much of answers behind that, only the last one is (RFC
+6455 section 5.5.3).
+
+=head2 pong
+
+ $connection->on(pong => sub { my ($connection, $message) = @_; ... });
+
+Each Pong of the peer, also those that answer no Ping.
+
+=head2 drain
+
+ $connection->on(drain => sub { my ($connection) = @_; ... });
+
+All that waited to be sent has left. This comes each time after the socket has not taken something at once, and not after
+C<close>. It uses the handle's C<on_drain>, with what the program has there called first; a program that
+sets that anew meanwhile does without this one. Objects that are no AnyEvent::Handle do not tell.
 
 =head1 ERRORS
 
@@ -580,8 +703,9 @@ After C<destroy> of the handle nothing more is delivered, not even of what had b
 
 =back
 
-C<broadcast>, C<send_text>, C<send_binary>, C<was_clean>, C<role>, C<max_message_size>, C<validate_utf8>, C<close_timeout>, C<extensions> and
-C<permessage_deflate> are new.
+C<broadcast>, C<send_text>, C<send_binary>, C<ping>, C<latency>, C<pause>, C<resume>, C<buffered_amount>, C<was_clean>,
+C<role>, C<max_message_size>, C<max_write_buffer>, C<validate_utf8>, C<close_timeout>, C<ping_interval>, C<ping_timeout>,
+C<idle_timeout>, C<extensions>, C<permessage_deflate>, and the events C<ping>, C<pong> and C<drain> are new.
 
 =head1 SEE ALSO
 

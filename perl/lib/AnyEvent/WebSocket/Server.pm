@@ -43,7 +43,7 @@ sub new {
     $self->{max_header_size}   = _number(max_header_size => $given{max_header_size}, $MAX_HEADER_SIZE);
     ($self->{deflate}) = AnyEvent::WebSocket::Connection::Deflate::options($given{permessage_deflate});
 
-    _number($_ => $given{$_}) for qw(max_payload_size max_fragments max_message_size close_timeout);
+    _number($_ => $given{$_}) for @AnyEvent::WebSocket::Connection::NUMBERS;
     my %for_connection = %given;
     delete @for_connection{@NOT_FOR_CONNECTION};
     $self->{connection} = \%for_connection;
@@ -274,7 +274,8 @@ Integer, bytes, 0 for no limit. How large the header of a request may be. Defaul
 
 =head2 max_payload_size, max_fragments, max_message_size
 
-Integers. These, C<validate_utf8>, C<close_timeout>, and any further option, are handed to each connection; see
+Integers. These, C<validate_utf8>, C<close_timeout>, C<max_write_buffer>, C<ping_interval>, C<ping_timeout>,
+C<idle_timeout>, and any further option, are handed to each connection; see
 L<AnyEvent::WebSocket::Connection/ATTRIBUTES>.
 
 =head1 METHODS

@@ -255,7 +255,7 @@ sub _hand_over {
     my $deflate = $client->permessage_deflate;
     $deflate = { ref $deflate ? %$deflate : (), %{ $result->{offer} } } if $result->{offer};
     my %option = (masked => 1, role => 'client');
-    for my $name (qw(max_payload_size max_fragments max_message_size validate_utf8 close_timeout)) {
+    for my $name (@AnyEvent::WebSocket::Connection::NUMBERS, 'validate_utf8') {
         my $value = $client->$name;
         $option{$name} = $value if defined $value;
     }

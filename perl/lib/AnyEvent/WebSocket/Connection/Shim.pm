@@ -13,6 +13,7 @@ use Errno        qw(EBADF);
 use Scalar::Util qw(blessed refaddr reftype weaken);
 
 use AnyEvent::WebSocket::Connection::Linger ();
+use AnyEvent::WebSocket::Connection::Timer  ();
 
 # Frames go past the handle only where its inside is as it is known to us; otherwise all goes through
 # its methods.
@@ -81,6 +82,49 @@ sub hand_over {
     $handle->start_read;
 }
 
+# Handles of which only the methods are known, and others with the same methods, or some of them.
+sub stop_reading {
+    my ($handle) = @_;
+    $handle->stop_read if $handle->can('stop_read');
+}
+
+sub go_on_reading {
+    my ($handle) = @_;
+    $handle->start_read if $handle->can('start_read');
+}
+
+sub _is_a_handle {
+    my ($handle) = @_;
+    return (reftype($handle) // '') eq 'HASH' && UNIVERSAL::isa($handle, 'AnyEvent::Handle');
+}
+
+# Has code called when all is written, in front of what the program may have in that place.
+sub watch_drain {
+    my ($handle, $drained) = @_;
+    return unless _is_a_handle($handle);
+    my $theirs = $handle->{on_drain};
+    $handle->{on_drain} = sub {
+        my ($handle) = @_;
+        # A low_water_mark is above that.
+        if (length($handle->{wbuf} // '') || length($handle->{_tls_wbuf} // '')) {
+            $theirs->($handle) if $theirs;
+            return;
+        }
+        if   ($theirs) { $handle->{on_drain} = $theirs }
+        else           { delete $handle->{on_drain} }
+        finally(sub { $theirs->($handle) if $theirs }, $drained);
+    };
+}
+
+# Nothing is to be sent any more, not even by the handle's destructor.
+sub give_up {
+    my ($handle) = @_;
+    dont_linger($handle);
+    return unless _is_a_handle($handle);
+    delete $handle->{_ww};
+    $handle->{$_} = '' for qw(wbuf _tls_wbuf);
+}
+
 sub at_eof {
     my ($handle) = @_;
     stop(delete $handle->{_rw});
@@ -133,7 +177,7 @@ sub abandon {
 # the end of the program, when the event loop may be gone before the handle is.
 sub dont_linger {
     my ($handle) = @_;
-    $handle->{linger} = 0 if reftype($handle) eq 'HASH' && UNIVERSAL::isa($handle, 'AnyEvent::Handle');
+    $handle->{linger} = 0 if _is_a_handle($handle);
 }
 
 my $shut_down = sub { shutdown $_[0]{fh}, 1 };
@@ -158,6 +202,13 @@ sub shut_down_handle {
 sub has_tls {
     my ($handle) = @_;
     return ref $handle eq 'AnyEvent::Handle' && $handle->{tls} && handle_is_known();
+}
+
+# and with code,
+
+sub later {
+    my ($code) = @_;
+    AnyEvent::postpone { $code->() };
 }
 
 # and with the connection.
@@ -212,12 +263,14 @@ sub on_exception {
 sub on_finish {
     my ($connection, $text) = @_;
     finish($connection) or return;
-    shut_down_handle(handle($connection));
+    my $handle = handle($connection);
+    shut_down_handle($handle) unless is_cut_off($connection);
     $connection->{close_error} = $text if defined $text;
     my $done = eval { run_callbacks($connection, 'finish', $text); 1 };
     my $exception = $@;
     # No callback will run any more after these; forgetting them ends their hold on the connection.
     forget_callbacks($connection);
+    $handle->destroy if is_cut_off($connection) && $handle->can('destroy');
     die $exception unless $done;
 }
 
@@ -228,38 +281,8 @@ sub shut_down {
     start_close_timer($connection);
 }
 
-# Cuts off a peer that neither closes, nor sends, nor takes what there is for it (compat D6), once each of these parts
-# of the time has passed without any of it: however long the process itself was held up, that is one of them.
-my $PARTS = 4;
-
-sub start_close_timer {
-    my ($connection) = @_;
-    return if !(($connection->{close_timeout} // 0) > 0) || has_close_timer($connection);
-    my ($silent, $unsent) = (0, unsent($connection));
-    my $part = $connection->{close_timeout} / $PARTS;
-    weaken $connection;
-    keep_close_timer($connection, AE::timer($part, $part, sub {
-        return if !$connection || is_destroyed($connection);
-        my $before = $unsent;
-        $unsent = unsent($connection);
-        $silent = has_received($connection) || $unsent < $before ? 0 : $silent + 1;
-        return if $silent < $PARTS;
-        local $@;
-        my $handle = handle($connection);
-        # Before the program can destroy it.
-        dont_linger($handle);
-        lose($connection) if $unsent;
-        finally(sub { on_finish($connection, 'close timeout') }, sub { $handle->destroy });
-    }));
-}
-
-# Gives back what compressing holds when nothing has been compressed for a while.
-sub start_release_timer {
-    my ($connection, $after) = @_;
-    weaken $connection;
-    keep_release_timer($connection, AE::timer($after, $after, sub {
-        keep_release_timer($connection, undef) if $connection && release_if_idle($connection);
-    }));
-}
+# What Connection/Timer.pm is for.
+*start_close_timer   = \&AnyEvent::WebSocket::Connection::Timer::start_closing;
+*start_release_timer = \&AnyEvent::WebSocket::Connection::Timer::start_releasing;
 
 1;

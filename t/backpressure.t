@@ -1,0 +1,315 @@
+# A peer that does not take what is sent, and a program that does not take what arrives.
+
+use strict;
+use warnings;
+use lib 't/lib';
+
+use AnyEvent;
+use AnyEvent::WebSocket::Connection;
+use Ending qw(is_open close_body);
+use Far    qw(each_way connection_and_far brief);
+use Peer   qw(connection_and_peer frame history finished run_until run_for settle nested);
+use Test2::V0;
+
+my ($TEXT, $BINARY, $CLOSE, $PING, $PONG) = (1, 2, 8, 9, 10);
+
+# More than a socket takes.
+my $MIB = 'm' x (1 << 20);
+
+# ---- sending
+
+for my $way (each_way()) {
+    my ($name, @options) = @$way;
+
+    subtest "buffered_amount and drain, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my @drained;
+        $connection->on(drain => sub { push @drained, [@_] });
+        is $connection->buffered_amount, 0, 'nothing waits';
+        $connection->send('small');
+        settle();
+        is $connection->buffered_amount, 0, 'what the socket takes does not wait';
+        is \@drained, [], 'and has not drained';
+        for my $round (1, 2) {
+            $connection->send($MIB)->send("behind $round");
+            my $amount = $connection->buffered_amount;
+            ok $amount > length($MIB) / 4 && $amount < length($MIB) + 65_536, 'most of it waits' or diag $amount;
+            settle();
+            is \@drained, [], 'and has not drained';
+            is $far->frames($round == 1 ? 3 : 2),
+                [($round == 1 ? [$TEXT, 'small'] : ()), [$TEXT, brief($MIB)], [$TEXT, "behind $round"]],
+                'the peer takes it';
+            run_until { @drained } 'drain';
+            is $connection->buffered_amount, 0, 'nothing waits any more';
+            settle();
+            is scalar(@drained), 1, 'which is told once';
+            ref_is $drained[0][0], $connection, 'with the connection';
+            is scalar(@{ $drained[0] }), 1, 'as the only argument';
+            @drained = ();
+        }
+        ok !$connection->handle->{on_drain}, 'the handle has its on_drain back';
+    };
+
+    subtest "a callback for drain that comes late, and is cancelled, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my ($drained, $cancelled) = (0, 0);
+        $connection->send($MIB);
+        $connection->on(drain => sub { $drained++ });
+        my $cancel = $connection->on(drain => sub { $cancelled++ });
+        $cancel->();
+        $far->frames(1);
+        run_until { $drained } 'drain';
+        is $cancelled, 0, 'the other one is not called';
+    };
+
+    subtest "on_drain of the program is called, too, $name (C20)" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my @told;
+        $connection->send($MIB);
+        $connection->handle->on_drain(sub { push @told, 'on_drain' });
+        $connection->on(drain => sub { push @told, 'drain' });
+        $far->frames(1);
+        run_until { @told == 2 } 'both';
+        is \@told, ['on_drain', 'drain'], 'first that of the handle';
+        $connection->send('again');
+        $far->frames(1);
+        settle();
+        is \@told, ['on_drain', 'drain', 'on_drain'], 'which stays';
+    };
+
+    subtest "much is sent by way of drain, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my ($sent, $most) = (0, 0);
+        my $send = sub {
+            while ($sent < 200 && $connection->buffered_amount < 100_000) {
+                $connection->send_binary(sprintf('%04d', $sent++) x 10_000);
+            }
+            $most = $connection->buffered_amount if $connection->buffered_amount > $most;
+        };
+        $connection->on(drain => $send);
+        $send->();
+        is $far->frames(200), [map { [$BINARY, brief(sprintf('%04d', $_) x 10_000)] } 0 .. 199], 'all of it, in order';
+        ok $most < 150_000, 'and not much at a time has waited' or diag $most;
+    };
+
+    subtest "a drain callback that dies fails the connection, $name (C15)" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $history = history($connection);
+        $connection->on(drain => sub { die "too dry\n" });
+        $connection->send($MIB);
+        is $far->rest, [[$TEXT, brief($MIB)], [$CLOSE, close_body(1011, '')]], 'the peer gets Close 1011';
+        is $history, [[parse_error => "too dry\n"]], 'which is told';
+    };
+
+    subtest "max_write_buffer, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options, max_write_buffer => 3_000_000);
+        my $history = history($connection);
+        my $fd      = fileno $connection->handle->fh;
+        $connection->send($MIB) for 1, 2;
+        settle();
+        is $history, [], 'as long as less waits nothing happens';
+        ok $connection->buffered_amount > 1_500_000, 'though much does';
+        my $returned = $connection->send($MIB)->send($MIB);
+        ref_is $returned, $connection, 'send returns the connection';
+        my $text = match qr/\Awrite buffer is full: \d+ bytes would wait for the peer, max_write_buffer is 3000000\z/;
+        is $history, [[finish => $text]], 'more than that ends it';
+        is $connection->close_error, $text, 'close_error, too';
+        ok !$connection->was_clean, 'not clean';
+        is $connection->buffered_amount, 0, 'what waited is dropped';
+        ok !is_open($fd), 'the descriptor is closed';
+        settle();
+        is scalar(@$history), 1, 'finish came once';
+        ref_is $connection->send('late')->close, $connection, 'sending and closing are harmless';
+    };
+
+    subtest "max_write_buffer is exceeded in a callback, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options, max_write_buffer => 100_000);
+        my @told;
+        $connection->on(each_message => sub {
+            push @told, $_[1]->body;
+            $_[0]->send($MIB)->send('late') if @told == 1;
+        });
+        $connection->on(finish => sub { push @told, $_[1] });
+        $far->say([$TEXT, 'one'], [$TEXT, 'two']);
+        run_until { @told == 3 } 'finish';
+        is \@told, ['one', 'two', match qr/\Awrite buffer is full/], 'what has arrived is delivered before';
+    };
+}
+
+subtest 'one message of any size is no matter where the socket takes it' => sub {
+    my ($connection, $peer) = connection_and_peer(max_write_buffer => 10);
+    my $history = history($connection);
+    $connection->send('x' x 10_000) for 1 .. 3;
+    settle();
+    is $history, [], 'max_write_buffer is about what waits';
+};
+
+# Pings to be answered, from a peer that reads nothing.
+subtest 'a peer that sends Pings and takes no Pongs does not fill the memory' => sub {
+    my ($connection, $far) = connection_and_far(way => 'directly', role => 'client');
+    my $pings = $far->encode(map { [$PING, "$_"] } 1 .. 100_000);
+    $far->say_bytes($pings);
+    settle();
+    my $amount = $connection->buffered_amount;
+    ok $amount < 140_000, "not much waits" or diag $amount;
+    my ($last, $count) = ('', 0);
+    run_until {
+        for my $frame (@{ $far->frames(1) }) {
+            $last = $frame->[1];
+            $count++;
+        }
+        $last == 100_000;
+    } 'the last Pong';
+    ok $count < 50_000, 'Pings before the last are left out' or diag $count;
+    $connection->send('next');
+    is $far->frames(1), [[$TEXT, 'next']], 'the connection is in order';
+};
+
+# ---- receiving
+
+for my $way (each_way()) {
+    my ($name, @options) = @$way;
+
+    subtest "pause and resume, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $history = history($connection);
+        ref_is $connection->pause, $connection, 'pause returns the connection';
+        $far->say([$TEXT, 'one'], [$TEXT, 'two'], [$PING, 'there?']);
+        settle();
+        is $history, [], 'nothing is delivered meanwhile';
+        ref_is $connection->resume, $connection, 'resume returns the connection';
+        is $history, [], 'nothing is delivered out of resume';
+        is $far->frames(1), [[$PONG, 'there?']], 'the Ping is answered then';
+        is $history, ['one', 'two'], 'then all is delivered';
+        $connection->resume;
+        $far->say([$TEXT, 'three']);
+        run_until { @$history == 3 } 'another';
+    };
+
+    subtest "pause in a callback, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $history = history($connection);
+        $connection->on(each_message => sub { $_[0]->pause });
+        $far->say(map { [$TEXT, $_] } 1 .. 3);
+        for my $count (1 .. 3) {
+            run_until { @$history } 'a message';
+            settle();
+            is $history, [1 .. $count], "no more than $count at a time";
+            $connection->resume;
+            run_until { @$history > $count } 'another' if $count < 3;
+        }
+        $connection->on(next_message => sub { $_[0]->pause->resume });
+        $far->say([$TEXT, 4], [$TEXT, 5]);
+        run_until { @$history == 4 } 'a message';
+    };
+
+    subtest "a peer feels it, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options, max_payload_size => 0);
+        my $history = history($connection);
+        my $bytes   = $far->encode(map { [$BINARY, $_ x 100_000] } 'a' .. 'z');
+        $connection->pause;
+        my $left = $far->stream_bytes($bytes);
+        run_for(0.1);
+        ok $left->() > length($bytes) / 2, 'it cannot send everything' or diag $left->();
+        is $history, [], 'nothing is delivered';
+        $connection->resume;
+        run_until { @$history == 26 } 'all messages';
+        is $history, [map { $_ x 100_000 } 'a' .. 'z'], 'nothing is lost';
+    };
+
+    subtest "the end of the socket during a pause, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $history = history($connection);
+        $connection->pause;
+        $far->say([$TEXT, 'last'], [$CLOSE, close_body(1001, 'away')]);
+        $far->hang_up;
+        settle();
+        is $history, [], 'is not noticed';
+        $connection->resume;
+        run_until { finished($history) } 'finish';
+        is $history, ['last', [finish => undef]], 'until it is over';
+        is $connection->close_code, 1001, 'with the code';
+    };
+
+    subtest "close ends a pause, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $history = history($connection);
+        $connection->pause;
+        $far->say([$TEXT, 'waits']);
+        settle();
+        $connection->close;
+        run_until { @$history } 'what has been waiting';
+        $connection->pause;
+        $far->say([$TEXT, 'more'], [$CLOSE, close_body(1000, '')]);
+        $far->hang_up;
+        run_until { finished($history) } 'finish';
+        is $history, ['waits', 'more', [finish => undef]], 'and none begins after it';
+        ok $connection->was_clean, 'the peer has been heard';
+    };
+
+    subtest "a paused connection is dropped, $name (D3)" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        $connection->pause;
+        $far->say([$TEXT, 'unread']);
+        settle();
+        undef $connection;
+        is $far->frames(1), [[$CLOSE, close_body(1000, '')]], 'it is closed';
+    };
+}
+
+subtest 'a callback that holds everything up does not fill the memory (C22)' => sub {
+    my ($connection, $far) = connection_and_far(way => 'directly', role => 'server', max_payload_size => 0);
+    my @bodies;
+    my $bytes = $far->encode([$TEXT, 'first'], map { [$BINARY, chr(65 + $_ % 26) x 50_000] } 1 .. 100);
+    $connection->on(each_message => sub {
+        push @bodies, $_[1]->body;
+        return if @bodies > 1;
+        my $left = $far->stream_bytes($bytes);
+        nested { run_for(0.1) };
+        ok $left->() > length($bytes) / 2, 'the peer cannot send everything' or diag $left->();
+    });
+    $far->say([$TEXT, 'go']);
+    run_until { @bodies } 'the first';
+    run_until { @bodies == 102 } 'all';
+    is [map { substr $_, 0, 1 } @bodies[2 .. 101]], [map { chr(65 + $_ % 26) } 1 .. 100], 'in order';
+};
+
+subtest 'stop_read of the program outlives a pause (C20)' => sub {
+    my ($connection, $peer) = connection_and_peer();
+    my $history = history($connection);
+    settle();
+    $connection->handle->stop_read;
+    $connection->pause->resume;
+    syswrite $peer, frame(payload => 'waits');
+    settle();
+    is $history, [], 'nothing is read';
+    $connection->handle->start_read;
+    run_until { @$history } 'the message';
+};
+
+subtest 'an error of the socket during a pause' => sub {
+    my ($connection, $peer) = connection_and_peer();
+    my $history = history($connection);
+    settle();
+    $connection->on(next_message => sub { $_[0]->pause });
+    syswrite $peer, frame(payload => 'one') . frame(payload => 'two');
+    run_until { @$history } 'the first message';
+    syswrite $peer, frame(payload => 'three');
+    close $peer;
+    $connection->send('is there anybody?');
+    run_until { finished($history) } 'finish';
+    is $history, ['one', 'two', 'three', [finish => match qr/./]], 'what had arrived is delivered';
+};
+
+subtest 'pause before the event loop has been idle (C13)' => sub {
+    my ($connection, $peer) = connection_and_peer();
+    my $history = history($connection);
+    $connection->pause;
+    syswrite $peer, frame(payload => 'early');
+    settle();
+    is $history, [], 'nothing is delivered';
+    $connection->resume;
+    run_until { @$history } 'the message';
+};
+
+done_testing;
