@@ -26,6 +26,12 @@ fn read_ahead(have: usize, missing: usize) -> usize {
     missing.min(have.saturating_mul(16).clamp(least, most).max(have))
 }
 
+/// How long `len` bytes may become by being compressed: what cannot be compressed gets a header for each
+/// of its blocks, which with zlib have 127 bytes at least.
+fn deflated_bound(len: u64) -> u64 {
+    len.saturating_add(len / 16 + 64)
+}
+
 /// A frame whose payload is under way.
 #[derive(Debug)]
 struct Frame {
@@ -294,9 +300,10 @@ impl Receiver {
             // another message" (section 5.4).
             return Err(PeerError::InterleavedMessage(header.opcode).into());
         }
-        let max = config.max_payload_size;
-        if max != 0 && header.payload_len > max {
-            return Err(LimitError::PayloadTooBig { len: header.payload_len, max }.into());
+        let (len, max) = (header.payload_len, config.max_payload_size);
+        let allowed = if self.is_compressed(header) { deflated_bound(max) } else { max };
+        if max != 0 && len > allowed {
+            return Err(LimitError::PayloadTooBig { len, max }.into());
         }
         Ok(())
     }

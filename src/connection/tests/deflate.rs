@@ -36,6 +36,16 @@ fn compressed(payload: impl AsRef<[u8]>) -> Vec<u8> {
     compressed_after(&[], payload.as_ref())
 }
 
+/// Nothing that a compressor can do anything with.
+fn noise(len: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    let next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    };
+    std::iter::repeat_with(next).take(len).collect()
+}
+
 /// Compressible, and long enough for several steps of the inflater.
 fn long_text() -> String {
     (0..40_000).map(|n| format!("{n} bottles; ")).collect()
@@ -154,7 +164,7 @@ fn text_is_validated_inflated() {
     assert_eq!(outcome.seen, [text(&bad)]);
 }
 
-/// The limits hold for the wire and for what comes of it.
+/// The limits hold for what comes of it.
 #[test]
 fn what_is_inflated_is_limited_by_frame_and_by_message() {
     let zeros = compressed(vec![0; 1000]);
@@ -177,9 +187,9 @@ fn what_is_inflated_is_limited_by_frame_and_by_message() {
     let equal = Config { max_payload_size: 800, max_message_size: 800, ..Config::default() };
     assert_eq!(failure(equal, 1009, &whole), too_big(800));
 
-    // On the wire, by the header.
-    let header = header(FIN | RSV1 | BINARY, KEY, 17);
-    let error = LimitError::PayloadTooBig { len: 17, max: 16 };
+    // By the header, where no compressor would have made it of so little.
+    let header = header(FIN | RSV1 | BINARY, KEY, 82);
+    let error = LimitError::PayloadTooBig { len: 82, max: 16 };
     assert_eq!(failure(frame_of(16), 1009, &header), error.into());
     // What is larger on the wire than as a message is no larger a message.
     let stored = [&[0, 5, 0, 0xfa, 0xff][..], b"Hello", &[0]].concat();
@@ -199,6 +209,24 @@ fn what_is_inflated_is_limited_by_frame_and_by_message() {
 }
 
 /// The frames that a connection has sent, each with its first byte, the compressed ones inflated.
+/// What cannot be compressed is longer on the wire than it is, and the limits hold for what it is.
+#[test]
+fn what_is_just_within_the_limits_passes_compressed_too() {
+    let limits = Config { max_payload_size: 65_536, max_message_size: 65_536, ..Config::default() };
+    for level in 0..=9 {
+        let mut sender = Connection::new(Config::default());
+        sender.use_deflate(&deflate::Config { level, ..DEFLATE });
+        for (len, passes) in [(65_536, true), (65_537, false)] {
+            let message = noise(len);
+            sender.send(2, &message).unwrap();
+            let bytes = sender.take_output();
+            assert!(bytes.len() > len, "{level}: {}", bytes.len());
+            let outcome = every_way_from(|| deflating(limits), &bytes);
+            assert_eq!(outcome.seen[0] == binary(message), passes, "level {level}, {len} bytes");
+        }
+    }
+}
+
 fn inflated(connection: &mut Connection) -> Vec<(u8, Vec<u8>)> {
     let mut decompress = Decompress::new(false);
     let output = connection.take_output();
