@@ -604,8 +604,11 @@ close(shim *s, UV code, SV *reason)
     if (s) {
         SV *self = reference(aTHX_ s);
         octets = SvPVbyte(reason, len);
-        if (aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len) == AEWS_ERR_MISUSE) {
+        aews_status status = aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len);
+        if (status == AEWS_ERR_MISUSE) {
             RETVAL = newSVpv(aews_conn_error(s->core), 0);
+        } else if (status == AEWS_ERR_PANIC) {
+            dispatch_soon(aTHX_ s);
         } else if (!s->finished) {
             transport_output(aTHX_ s);
             transport_flush(aTHX_ s);

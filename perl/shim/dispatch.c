@@ -212,11 +212,16 @@ void dispatch(pTHX_ shim *s) {
         croak_sv(sv_2mortal(exception));
 }
 
-/* A turn of the event loop's for what has been kept back. */
-void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
+static void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
     PERL_UNUSED_VAR(ax);
     PERL_UNUSED_VAR(items);
     dispatch(aTHX_ s);
+}
+
+/* Has what there is to be told told from the event loop, where that is not happening anyway. */
+void dispatch_soon(pTHX_ shim *s) {
+    if (s->ready && !s->dispatching && aews_conn_has_input(s->core))
+        call_perl(aTHX_ "later", sv_2mortal(closure_new(aTHX_ s, dispatch_later)), NULL, NULL, 0);
 }
 
 static void tell_drained(pTHX_ shim *s, void *data) {

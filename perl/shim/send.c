@@ -20,20 +20,28 @@ static void send_compressed(pTHX_ shim *s) {
     LEAVE;
 }
 
-/* What else there is to a frame that is compressed, or a Close frame. */
-void send_special(pTHX_ shim *s, aews_status status, U8 opcode, const aews_slice *payload) {
-    if (status == AEWS_OK && opcode == 8) {
-        SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", sv_2mortal(newRV_inc((SV *)s->self)), NULL, NULL, 0));
-    } else if (status == AEWS_WHOLE) {
-        aews_conn_send(s->core, opcode, payload->data, payload->len);
-        s->compressed = TRUE;
-        send_compressed(aTHX_ s);
-        if (s->release_after > 0 && !s->releasing && !s->finished) {
-            s->releasing = TRUE;
-            SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", sv_2mortal(newRV_inc((SV *)s->self)),
-                                   sv_2mortal(newSVnv(s->release_after)), NULL, 0));
-        }
+/* Sends a compressed message that the core has. */
+static void send_whole(pTHX_ shim *s) {
+    s->compressed = TRUE;
+    send_compressed(aTHX_ s);
+    if (s->release_after > 0 && !s->releasing && !s->finished) {
+        s->releasing = TRUE;
+        SvREFCNT_dec(call_perl(aTHX_ "start_release_timer", sv_2mortal(newRV_inc((SV *)s->self)),
+                               sv_2mortal(newSVnv(s->release_after)), NULL, 0));
     }
+}
+
+/* What else there is to a frame that is compressed, or a Close frame, or none. */
+void send_special(pTHX_ shim *s, aews_status status, U8 opcode, const aews_slice *payload) {
+    if (status == AEWS_WHOLE) {
+        status = aews_conn_send(s->core, opcode, payload->data, payload->len);
+        if (status == AEWS_OK)
+            send_whole(aTHX_ s);
+    } else if (status == AEWS_OK && opcode == 8) {
+        SvREFCNT_dec(call_perl(aTHX_ "start_close_timer", sv_2mortal(newRV_inc((SV *)s->self)), NULL, NULL, 0));
+    }
+    if (status == AEWS_ERR_PANIC)
+        dispatch_soon(aTHX_ s);
 }
 
 /* ---- many connections ---- */

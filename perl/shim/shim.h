@@ -222,10 +222,10 @@ void message_reuse(pTHX_ SV *message, HV *object);
 
 /* dispatch.c */
 void dispatch(pTHX_ shim *);
+void dispatch_soon(pTHX_ shim *);
 closure_body dispatch_idle;
 closure_body dispatch_ready;
 closure_body dispatch_finish;
-closure_body dispatch_later;
 closure_body dispatch_drained;
 
 /* transport.c */

@@ -269,8 +269,7 @@ void transport_unpause(pTHX_ shim *s) {
     if (!s->paused)
         return;
     s->paused = FALSE;
-    if (s->ready && !s->dispatching && aews_conn_has_input(s->core))
-        call_perl(aTHX_ "later", sv_2mortal(closure_new(aTHX_ s, dispatch_later)), NULL, NULL, 0);
+    dispatch_soon(aTHX_ s);
     transport_resume(aTHX_ s);
 }
 

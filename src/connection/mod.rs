@@ -290,8 +290,12 @@ impl Connection {
         let output = std::mem::take(&mut self.output);
         *self = Connection { output, output_at: at, ..Connection::new(self.config) };
         self.progress.writable = writable;
-        self.fail(Error::Internal(text.clone()));
-        self.failure = Some(Box::new(Error::Internal(text)));
+        self.progress.reading = false;
+        let error = Error::Internal(text);
+        let code = error.close_code();
+        self.failure = Some(Box::new(error));
+        // Last, since this may be what panics: a mask needs random bytes.
+        self.send_close(&code.to_be_bytes());
     }
 
     /// Queues a frame with opcode number `opcode`. The payload of a Close frame is taken as it is

@@ -56,8 +56,9 @@ pub fn with_conn(conn: &mut Conn, body: impl FnOnce(&mut Conn) -> aews_status) -
             _ => "panic",
         };
         let text = format!("internal error: {what}");
-        conn.connection.poison(text.clone());
-        conn.error = c_text(text);
+        conn.error = c_text(text.clone());
+        // Without a Close frame, if that cannot be made either.
+        let _ = catch_unwind(AssertUnwindSafe(|| conn.connection.poison(text)));
         AEWS_ERR_PANIC
     })
 }
