@@ -13,8 +13,12 @@ use Test2::V0;
 
 my ($TEXT, $CLOSE, $PING, $PONG) = (1, 8, 9, 10);
 
+# The times here are multiples of this, in seconds: long enough to set up TLS on a slow machine.
+my $UNIT = $ENV{AEWS_TEST_TIMEOUT} ? 1 : 0.02;
+
 for my $way (each_way()) {
     my ($name, @options) = @$way;
+    my $unit = $name =~ /TLS/ ? 5 * $UNIT : $UNIT;
 
     subtest "ping, pong and latency, $name" => sub {
         my ($connection, $far) = connection_and_far(@options);
@@ -60,7 +64,7 @@ for my $way (each_way()) {
     };
 
     subtest "ping_interval, $name" => sub {
-        my ($connection, $far) = connection_and_far(@options, ping_interval => 0.02);
+        my ($connection, $far) = connection_and_far(@options, ping_interval => $unit);
         my @pings;
         for (1 .. 3) {
             push @pings, @{ $far->frames(1) };
@@ -72,9 +76,9 @@ for my $way (each_way()) {
         run_until { defined $connection->latency } 'the latency';
         $connection->close;
         my @rest = @{ $far->frames(1) };
-        run_for(0.1);
+        run_for(5 * $unit);
         $far->say([$PING, 'end']);
-        run_for(0.05);
+        run_for(2 * $unit);
         $far->hang_up;
         push @rest, @{ $far->rest };
         is [grep { $_->[0] != $PING } @rest], [[$CLOSE, close_body(1000, '')]], 'Close';
@@ -82,7 +86,7 @@ for my $way (each_way()) {
     };
 
     subtest "ping_timeout, $name" => sub {
-        my ($connection, $far) = connection_and_far(@options, ping_interval => 0.02, ping_timeout => 0.04);
+        my ($connection, $far) = connection_and_far(@options, ping_interval => $unit, ping_timeout => 4 * $unit);
         my $history = history($connection);
         my $fd      = fileno $connection->handle->fh;
         run_until { finished($history) } 'finish';
@@ -94,9 +98,9 @@ for my $way (each_way()) {
     };
 
     subtest "ping_timeout after a ping of the program, $name" => sub {
-        my ($connection, $far) = connection_and_far(@options, ping_timeout => 0.04);
+        my ($connection, $far) = connection_and_far(@options, ping_timeout => 4 * $unit);
         my $history = history($connection);
-        run_for(0.1);
+        run_for(6 * $unit);
         is $history, [], 'nobody waits without a Ping';
         $connection->ping;
         run_until { finished($history) } 'finish';
@@ -104,24 +108,24 @@ for my $way (each_way()) {
     };
 
     subtest "a peer that says anything is there, $name" => sub {
-        my ($connection, $far) = connection_and_far(@options, ping_interval => 0.02, ping_timeout => 0.08);
+        my ($connection, $far) = connection_and_far(@options, ping_interval => $unit, ping_timeout => 6 * $unit);
         my $history = history($connection);
         for (1 .. 12) {
             $far->say([$TEXT, 'x']);
-            run_for(0.02);
+            run_for($unit);
         }
         is [grep { ref } @$history], [], 'though it answers no Ping';
         $connection->pause;
-        run_for(0.2);
+        run_for(12 * $unit);
         is [grep { ref } @$history], [], 'nor is it to blame for a pause';
     };
 
     subtest "idle_timeout, $name" => sub {
-        my ($connection, $far) = connection_and_far(@options, idle_timeout => 0.08, ping_interval => 0.02);
+        my ($connection, $far) = connection_and_far(@options, idle_timeout => 6 * $unit, ping_interval => $unit);
         my $history = history($connection);
         for (1 .. 6) {
             $_ % 2 ? $far->say([$TEXT, 'x']) : $connection->send('y');
-            run_for(0.04);
+            run_for(2 * $unit);
         }
         my @before = @{ $far->frames(4) };
         is [grep { $_->[0] == $CLOSE } @before], [], 'nothing happens as long as there are messages either way';

@@ -54,7 +54,11 @@ sub connection_and_far {
     my $far = bless {socket => $theirs, bytes => '', frames => [], masked => $role eq 'client'}, __PACKAGE__;
     $far->_start_tls($their_tls) if @tls;
     $far->say([9, 'ready?']);
-    $far->frames(1)->[0][1] eq 'ready?' or croak 'no answer to a Ping';
+    # A connection may send Pings of its own.
+    my @frames;
+    until (grep { $_->[0] == 10 && $_->[1] eq 'ready?' } @frames) {
+        @frames = @{ $far->frames(1) } or croak 'no answer to a Ping';
+    }
     return ($connection, $far);
 }
 
