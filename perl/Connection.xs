@@ -213,10 +213,11 @@ send_text(shim *s, SV *string = &PL_sv_undef, ...)
     aews_slice payload;
     SV *connection;
   PPCODE:
-    /* A mistake is one on a closed connection, too. */
+    /* Before the program's code may run; a mistake is one on a closed connection, too. */
+    if (s)
+        hold(aTHX_ s);
     payload = ix ? binary_octets(aTHX_ string, "send_binary") : text_octets(aTHX_ string, "send_text");
     if (s && !s->finished && aews_conn_is_writable(s->core)) {
-        hold(aTHX_ s);
         connection = reference(aTHX_ s);
         send_message(aTHX_ s, ix ? 2 : 1, &payload);
     } else {
@@ -228,7 +229,7 @@ send_text(shim *s, SV *string = &PL_sv_undef, ...)
 UV
 buffered_amount(shim *s, ...)
   CODE:
-    RETVAL = s ? transport_unsent(aTHX_ s) : 0;
+    RETVAL = s ? transport_refused(aTHX_ s) : 0;
   OUTPUT:
     RETVAL
 
@@ -315,7 +316,7 @@ on(shim *s, SV *event, SV *callback = &PL_sv_undef, ...)
         croak("the callback for %" SVf " is not a code reference", SVfARG(event));
     if (s) {
         callbacks_add(aTHX_ s, number, callback);
-        if (number == ON_DRAIN && !s->finished && !s->corked && transport_unsent(aTHX_ s))
+        if (number == ON_DRAIN && !s->finished && transport_refused(aTHX_ s))
             transport_watch_drain(aTHX_ s);
         RETVAL = cancel_new(aTHX_ s, number, callback);
     } else {
@@ -544,6 +545,13 @@ is_cut_off(live_shim *s)
   OUTPUT:
     RETVAL
 
+NV
+monotonic()
+  CODE:
+    RETVAL = transport_monotonic();
+  OUTPUT:
+    RETVAL
+
 # Whether it was sent.
 bool
 ping(shim *s, SV *payload)
@@ -560,8 +568,6 @@ ping(shim *s, SV *payload)
         SvREFCNT_dec(rare->ping);
         rare->ping = newSVpvn((const char *)slice.data, len);
         rare->ping_at = transport_monotonic();
-        /* What came before tells nothing. */
-        s->received = FALSE;
         send_frame(aTHX_ s, 9, &slice);
     }
   OUTPUT:

@@ -177,7 +177,7 @@ subtest 'one timer at most, and none where nothing is to be waited for' => sub {
     is [sort keys %{ $timer_of->($connection)->{waits} }], ['idle', 'ping'], 'two things to wait for';
     $connection->ping;
     is [sort keys %{ $timer_of->($connection)->{waits} }], ['idle', 'ping', 'pong'], 'three';
-    is [sort keys %{ $timer_of->($connection) }], ['part', 'waits', 'watcher'], 'and one watcher';
+    is [sort keys %{ $timer_of->($connection) }], ['at', 'waits', 'watcher'], 'and one watcher';
     $connection->close;
     is [keys %{ $timer_of->($connection)->{waits} }], ['close'], 'after close only that';
 };

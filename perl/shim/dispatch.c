@@ -163,6 +163,18 @@ static void call_keeping(pTHX_ SV **kept, const char *function, shim *s, SV *fir
         *kept = exception;
 }
 
+static void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
+    PERL_UNUSED_VAR(ax);
+    PERL_UNUSED_VAR(items);
+    dispatch(aTHX_ s);
+}
+
+/* Has what there is to be told told from the event loop, where that is not happening anyway. */
+void dispatch_soon(pTHX_ shim *s) {
+    if (s->ready && !s->dispatching && !s->paused && aews_conn_has_input(s->core))
+        call_perl(aTHX_ "later", sv_2mortal(closure_new(aTHX_ s, dispatch_later)), NULL, NULL, 0);
+}
+
 /* Tells the program all that has arrived, and then, if it is so, that the connection has finished. */
 void dispatch(pTHX_ shim *s) {
     static const char *const handler[] = {NULL, "on_close", "on_failure", "on_exception"};
@@ -203,8 +215,11 @@ void dispatch(pTHX_ shim *s) {
     s->dispatching = FALSE;
     if (s->finish_pending)
         call_keeping(aTHX_ &exception, "on_finish", s, s->finish_text, NULL);
-    else
+    else {
         transport_resume(aTHX_ s);
+        /* A pause that ended when the last round had. */
+        dispatch_soon(aTHX_ s);
+    }
     POPSTACK;
     FREETMPS;
     LEAVE;
@@ -212,31 +227,25 @@ void dispatch(pTHX_ shim *s) {
         croak_sv(sv_2mortal(exception));
 }
 
-static void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
-    PERL_UNUSED_VAR(ax);
-    PERL_UNUSED_VAR(items);
-    dispatch(aTHX_ s);
-}
-
-/* Has what there is to be told told from the event loop, where that is not happening anyway. */
-void dispatch_soon(pTHX_ shim *s) {
-    if (s->ready && !s->dispatching && aews_conn_has_input(s->core))
-        call_perl(aTHX_ "later", sv_2mortal(closure_new(aTHX_ s, dispatch_later)), NULL, NULL, 0);
-}
-
 static void tell_drained(pTHX_ shim *s, void *data) {
     PERL_UNUSED_VAR(data);
     callbacks_each(aTHX_ s, ON_DRAIN, sv_2mortal(newRV_inc((SV *)s->self)), NULL);
 }
 
-/* All that waited to be sent has left. */
+/* All that waited to be sent has left, a turn of the event loop ago. */
 void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
     SV *exception;
     PERL_UNUSED_VAR(ax);
     PERL_UNUSED_VAR(items);
+    if (s->finished || s->finish_pending || !aews_conn_is_writable(s->core) || !is_delivering(aTHX_ s))
+        return;
+    if (transport_refused(aTHX_ s)) {
+        /* Something has come after it. */
+        transport_watch_drain(aTHX_ s);
+        return;
+    }
     transport_drained(aTHX_ s);
-    if (!callbacks_any(s, ON_DRAIN) || !is_delivering(aTHX_ s) || s->finished || s->finish_pending ||
-        transport_unsent(aTHX_ s))
+    if (!callbacks_any(s, ON_DRAIN))
         return;
     ENTER;
     SAVETMPS;

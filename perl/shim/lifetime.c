@@ -129,6 +129,8 @@ static void say_goodbye(pTHX_ shim *s, void *data) {
             call_perl(aTHX_ "shut_down_handle", s->handle, NULL, NULL, 0);
         }
         transport_flush(aTHX_ s);
+        if (s->stopped)
+            call_perl(aTHX_ "go_on_reading", s->handle, NULL, NULL, 0);
         call_perl(aTHX_ "detach", s->handle, direct, last, 0);
     } else {
         call_perl(aTHX_ "abandon", s->handle, direct, NULL, 0);

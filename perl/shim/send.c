@@ -148,8 +148,12 @@ static void send_one(pTHX_ broadcast *b, shim *s) {
     if (sends_by_itself(aTHX_ b, SvSTASH(s->self)))
         call_send(aTHX_ s, b->message);
     else if ((frame = shared_frame(aTHX_ b, s))) {
+        bool limited = is_limited(s, b->opcode);
         s->talked = TRUE;
-        transport_send(aTHX_ s, &nothing, NULL, frame);
+        if (!limited || transport_has_room(aTHX_ s, frame->len))
+            transport_send(aTHX_ s, &nothing, NULL, frame);
+        if (limited)
+            transport_has_room(aTHX_ s, 0);
     } else
         send_message(aTHX_ s, b->opcode, &b->payload);
     b->sent += !s->finished && !s->finish_pending;

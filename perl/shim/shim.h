@@ -34,7 +34,7 @@ typedef struct {
     /* How many bytes of Pongs were sent behind what waits, and one that waits until that has left. */
     STRLEN pongs;
     SV *pong;
-    /* The code of ours in the handle's on_drain. */
+    /* A weak reference to the code of ours in the handle's on_drain. */
     SV *drain;
 } rarities;
 
@@ -249,6 +249,8 @@ void transport_drained(pTHX_ shim *);
 bool transport_watch_drain(pTHX_ shim *);
 void transport_cut_off(pTHX_ shim *, SV *text);
 STRLEN transport_unsent(pTHX_ shim *);
+STRLEN transport_refused(pTHX_ shim *);
+bool transport_has_room(pTHX_ shim *, STRLEN more);
 
 /* send.c */
 void send_special(pTHX_ shim *, aews_status, U8 opcode, const aews_slice *payload);
@@ -269,10 +271,20 @@ static inline void send_frame(pTHX_ shim *s, U8 opcode, const aews_slice *payloa
         send_special(aTHX_ s, status, opcode, payload);
 }
 
-/* The same of what the program wants to say. */
+/* Whether there is a limit for what waits: not for control frames, which are small and have to be sent. */
+static inline bool is_limited(shim *s, U8 opcode) {
+    return s->rare && s->rare->max_write_buffer && opcode < 8;
+}
+
+/* Sends what the program wants to say. */
 static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
+    bool limited = is_limited(s, opcode);
     s->talked = TRUE;
+    if (limited && !transport_has_room(aTHX_ s, payload->len))
+        return;
     send_frame(aTHX_ s, opcode, payload);
+    if (limited)
+        transport_has_room(aTHX_ s, 0);
 }
 
 /* lifetime.c: calls to the Perl part, and to the handle. With G_EVAL in `flags` the exception is

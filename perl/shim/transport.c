@@ -409,7 +409,7 @@ static void leave_to_parent(pTHX_ shim *s, HV *handle) {
 
 /* Gives up a peer: what is unsent is dropped, `finish` gets the text, and the handle is destroyed. */
 void transport_cut_off(pTHX_ shim *s, SV *text) {
-    if (s->finished || s->finish_pending)
+    if (s->finished || s->finish_pending || s->quiet)
         return;
     s->lost |= transport_unsent(aTHX_ s) > 0;
     s->cut_off = s->finish_pending = TRUE;
@@ -419,10 +419,17 @@ void transport_cut_off(pTHX_ shim *s, SV *text) {
     dispatch(aTHX_ s);
 }
 
-/* Whether so much more may wait to be sent. Where it may not, the peer is given up. */
-static bool has_room(pTHX_ shim *s, STRLEN waiting, STRLEN more) {
-    UV max = s->rare ? s->rare->max_write_buffer : 0;
-    if (!max || (waiting <= max && more <= max - waiting))
+/* How much the socket has not taken: not what only waits for the end of the dispatch. */
+STRLEN transport_refused(pTHX_ shim *s) {
+    return s->corked ? 0 : transport_unsent(aTHX_ s);
+}
+
+/* Whether a message of `more` bytes may be sent, by max_write_buffer: where something waits already, that and the message
+ * are not to be more. Where they would be, the peer is given up. */
+bool transport_has_room(pTHX_ shim *s, STRLEN more) {
+    UV max = s->rare->max_write_buffer;
+    STRLEN waiting = transport_refused(aTHX_ s);
+    if (!waiting || (waiting <= max && more <= max - waiting))
         return TRUE;
     transport_cut_off(aTHX_ s, sv_2mortal(newSVpvf("write buffer is full: %" UVuf " bytes would wait for the peer, "
                                                    "max_write_buffer is %" UVuf, (UV)(waiting + more), max)));
@@ -444,12 +451,13 @@ bool transport_watch_drain(pTHX_ shim *s) {
     if (!handle)
         return FALSE;
     before = code_on_drain(aTHX_ handle);
-    if (before && before == rare->drain)
+    if (before && rare->drain && SvROK(rare->drain) && before == SvRV(rare->drain))
         return TRUE;
     call_perl(aTHX_ "watch_drain", s->handle, sv_2mortal(closure_new(aTHX_ s, dispatch_drained)), NULL, 0);
     after = code_on_drain(aTHX_ handle);
     SvREFCNT_dec(rare->drain);
-    rare->drain = after == before ? NULL : SvREFCNT_inc(after);
+    /* Weak, since what the program had there may hold the connection. */
+    rare->drain = after && after != before ? sv_rvweaken(newRV_inc(after)) : NULL;
     return rare->drain != NULL;
 }
 
@@ -478,8 +486,6 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
         else if (wbuf && SvCUR(wbuf))
             sv_setpvs(wbuf, "");
     } else if (status != AEWS_ERR_IO) {
-        if (!has_room(aTHX_ s, 0, total - sent))
-            return;
         if (!wbuf)
             wbuf = wbuf_of(aTHX_ handle);
         if (sent < slices[0].len) {
@@ -528,13 +534,8 @@ static void cork(pTHX_ shim *s) {
 static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const aews_frame *frame,
                        const aews_slice *payload) {
     context *cxt = context_get(aTHX);
-    STRLEN waiting = s->rare && s->rare->max_write_buffer ? transport_unsent(aTHX_ s) : 0;
-    SV *bytes;
+    SV *bytes = sv_2mortal(newSV(head->len + payload->len + 1));
     bool wait = FALSE;
-    /* What the socket may take at once is not counted. */
-    if (waiting && !has_room(aTHX_ s, waiting, head->len + payload->len))
-        return;
-    bytes = sv_2mortal(newSV(head->len + payload->len + 1));
     sv_setpvs(bytes, "");
     append(aTHX_ bytes, head, frame, payload);
     if (s->known && is_plain(aTHX_ handle) && hash_true(aTHX_ handle, cxt->key.tls)) {
@@ -555,8 +556,7 @@ static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const 
     if (wait)
         return;
     transport_flush(aTHX_ s);
-    if ((callbacks_any(s, ON_DRAIN) || s->rare) && (waiting = transport_unsent(aTHX_ s)) &&
-        has_room(aTHX_ s, waiting, 0) && callbacks_any(s, ON_DRAIN))
+    if (callbacks_any(s, ON_DRAIN) && transport_refused(aTHX_ s))
         transport_watch_drain(aTHX_ s);
 }
 
@@ -607,8 +607,6 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
         send_now(aTHX_ s, handle, fd, wbuf, head, payload);
         return;
     }
-    if (busy && !has_room(aTHX_ s, wbuf ? SvCUR(wbuf) : 0, head->len + payload->len))
-        return;
     if (!wbuf)
         wbuf = wbuf_of(aTHX_ handle);
     append(aTHX_ wbuf, head, frame, payload);
@@ -704,6 +702,8 @@ void transport_flush(pTHX_ shim *s) {
     } else if (!s->direct || hash_true(aTHX_ handle, cxt->key.on_drain)) {
         uncork(aTHX_ s, handle);
         call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
+        if (callbacks_any(s, ON_DRAIN) && transport_refused(aTHX_ s))
+            transport_watch_drain(aTHX_ s);
     } else {
         send_now(aTHX_ s, handle, fd, wbuf_of(aTHX_ handle), &nothing, &nothing);
     }

@@ -342,7 +342,8 @@ C<finish> gets the text C<close timeout>.
 
 Integer, bytes, default undef, or 0, for none. How much may wait to be sent to a peer that does not take it. A C<send> that
 would make it more fails the connection: what waits is dropped, the socket closes, and C<finish> gets a text that begins
-C<write buffer is full>. What the socket takes at once is not counted, whatever its size.
+C<write buffer is full>. What the socket takes at once is not counted, whatever its size; nor are control frames. (With the
+handle's C<autocork> the socket takes nothing at once.)
 
 Without this limit what is sent to a peer that has stopped reading waits in memory for as long as the connection lasts.
 

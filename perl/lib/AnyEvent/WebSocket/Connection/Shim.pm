@@ -93,27 +93,38 @@ sub go_on_reading {
     $handle->start_read if $handle->can('start_read');
 }
 
+# When the handle has written last, as far as that is known.
+sub last_write {
+    my ($connection) = @_;
+    my $handle = handle($connection);
+    return _is_a_handle($handle) ? $handle->{_wactivity} // 0 : 0;
+}
+
 sub _is_a_handle {
     my ($handle) = @_;
     return (reftype($handle) // '') eq 'HASH' && UNIVERSAL::isa($handle, 'AnyEvent::Handle');
 }
 
-# Has code called when all is written, in front of what the program may have in that place.
+# Has code called, in a turn of its own, when all is written; what the program has in that place is called as ever.
 sub watch_drain {
     my ($handle, $drained) = @_;
     return unless _is_a_handle($handle);
     my $theirs = $handle->{on_drain};
-    $handle->{on_drain} = sub {
+    my ($address, $is_over);
+    my $ours = $handle->{on_drain} = sub {
         my ($handle) = @_;
-        # A low_water_mark is above that.
-        if (length($handle->{wbuf} // '') || length($handle->{_tls_wbuf} // '')) {
-            $theirs->($handle) if $theirs;
-            return;
+        # A low_water_mark is above that. Once is enough, should the program keep this.
+        if (!$is_over && !length($handle->{wbuf} // '') && !length($handle->{_tls_wbuf} // '')) {
+            $is_over = 1;
+            later($drained);
+            if ((refaddr($handle->{on_drain}) // 0) == $address) {
+                if   ($theirs) { $handle->{on_drain} = $theirs }
+                else           { delete $handle->{on_drain} }
+            }
         }
-        if   ($theirs) { $handle->{on_drain} = $theirs }
-        else           { delete $handle->{on_drain} }
-        finally(sub { $theirs->($handle) if $theirs }, $drained);
+        $theirs->($handle) if $theirs;
     };
+    $address = refaddr $ours;
 }
 
 # Nothing is to be sent any more, not even by the handle's destructor.
@@ -161,6 +172,8 @@ sub detach {
     }
     else {
         $handle->on_read(sub { $_[0]{rbuf} = '' });
+        # With a pause the peer's end would not be seen.
+        hand_over($handle) if ref $handle eq 'AnyEvent::Handle' && defined $handle->{_rw} && !ref $handle->{_rw};
         AnyEvent::WebSocket::Connection::Linger::tls($handle) if $last && has_tls($handle);
     }
 }

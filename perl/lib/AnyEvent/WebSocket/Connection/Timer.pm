@@ -1,8 +1,9 @@
 package AnyEvent::WebSocket::Connection::Timer;
 
 # What a connection does when nothing happens for a while: one timer for all of it, and none where there is nothing to
-# wait for. A time is over when each of its parts has passed without what was waited for: however long the process itself
-# was held up, that is one of them. It is private to AnyEvent::WebSocket::Connection.
+# wait for. What is silence is looked at in parts, and a time is over when each of them has passed without what was waited
+# for: however long the process itself was held up, that is one of them. It is private to
+# AnyEvent::WebSocket::Connection.
 
 use strict;
 use warnings;
@@ -13,23 +14,24 @@ use AE           ();
 use List::Util   qw(min);
 use Scalar::Util qw(weaken);
 
-# In how many parts a time is looked at; what puts it off; what is due when it is over.
+# In how many parts; what puts it off, or ends it; what is due when it is over.
 my %WAIT = (
     # Our Close frame is out (compat D6).
-    close => [4, \&_closing_goes_on, sub { _cut_off($_[0], 'close timeout') }],
+    close => [4, \&_is_there, sub { _cut_off($_[0], 'close timeout') }],
+    # Anything that arrives is a sign of life.
+    pong => [4, \&_has_answered, sub { _cut_off($_[0], 'ping timeout') }],
+    ping => [1, sub { 0 }, \&_ping],
+    idle => [4, \&_has_talked, sub { $_[0]->close(1001, 'idle timeout') }],
     # A compressor that is not in use is freed.
     release => [1, sub { !AnyEvent::WebSocket::Connection::Shim::release_if_idle($_[0]) }, sub { }],
-    ping    => [1, sub { 0 }, \&_ping],
-    # Anything that arrives is a sign of life.
-    pong => [4, sub { $_[2]{received} && _stop($_[0], 'pong') }, sub { _cut_off($_[0], 'ping timeout') }],
-    idle => [4, sub { $_[2]{talked} }, sub { $_[0]->close(1001, 'idle timeout') }],
 );
 
 # The payloads of automatic Pings: each its own, to be told from late answers to the one before.
 my $count = 0;
 
-# Some event loops count milliseconds in 32 bits.
-my $LONGEST = 1_000_000;
+# Some event loops count milliseconds, in 32 bits.
+my $LONGEST  = 1_000_000;
+my $SHORTEST = 0.001;
 
 sub start_keepalive {
     my ($connection) = @_;
@@ -39,7 +41,10 @@ sub start_keepalive {
 
 sub await_pong {
     my ($connection) = @_;
-    _start($connection, pong => $connection->ping_timeout) unless _waits_for($connection, 'pong');
+    return if _waits_for($connection, 'pong');
+    # What came before the Ping tells nothing.
+    AnyEvent::WebSocket::Connection::Shim::has_received($connection);
+    _start($connection, pong => $connection->ping_timeout);
 }
 
 sub start_releasing {
@@ -69,77 +74,81 @@ sub _start {
         $timer = {};
         AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, $timer);
     }
-    $timer->{waits}{$name} = { seconds => $seconds, left => $seconds };
-    my $part = $seconds / $WAIT{$name}[0];
-    _tick_every($part, $connection, $timer) if !$timer->{part} || $part < $timer->{part};
+    my $parts = $WAIT{$name}[0];
+    my $part  = $seconds / $parts;
+    my $at    = AnyEvent::WebSocket::Connection::Shim::monotonic() + $part;
+    my $wait  = $timer->{waits}{$name} = { part => $part, left => $parts, at => $at };
+    _takes($connection, $wait) if $name eq 'close' || $name eq 'pong';
+    _arm($connection, $timer, $at) if !defined $timer->{at} || $at < $timer->{at};
 }
 
-sub _stop {
-    my ($connection, $name) = @_;
-    my $timer = AnyEvent::WebSocket::Connection::Shim::timer($connection) or return 1;
-    delete $timer->{waits}{$name};
-    return 1;
-}
-
-sub _tick_every {
-    my ($part, $connection, $timer) = @_;
-    $timer->{part} = $part = $part > $LONGEST ? $LONGEST : $part;
+sub _arm {
+    my ($connection, $timer, $at) = @_;
+    my $after = $at - AnyEvent::WebSocket::Connection::Shim::monotonic();
+    $after = $after < 0 ? 0 : $after > $LONGEST ? $LONGEST : $after;
     weaken $connection;
-    $timer->{watcher} = AE::timer($part, $part, sub { _tick($connection) if $connection });
-}
-
-# Lets the timer tick no more often than it has to.
-sub _slow_down {
-    my ($connection, $timer) = @_;
-    my $waits = $timer->{waits};
-    return AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef) unless %$waits;
-    my $part = min map { $waits->{$_}{seconds} / $WAIT{$_}[0] } keys %$waits;
-    _tick_every($part, $connection, $timer) if $part > $timer->{part};
-}
-
-sub _seen {
-    my ($connection) = @_;
-    return {
-        received => AnyEvent::WebSocket::Connection::Shim::has_received($connection),
-        talked   => AnyEvent::WebSocket::Connection::Shim::has_talked($connection),
-    };
+    $timer->{at}      = $at;
+    $timer->{watcher} = AE::timer($after, 0, sub { _tick($connection) if $connection });
 }
 
 sub _tick {
     my ($connection) = @_;
     return if AnyEvent::WebSocket::Connection::Shim::is_destroyed($connection);
     my $timer = AnyEvent::WebSocket::Connection::Shim::timer($connection) or return;
-    my $seen  = _seen($connection);
     my $waits = $timer->{waits};
-    for my $name (sort keys %$waits) {
+    # Not what is started meanwhile.
+    my $now = AnyEvent::WebSocket::Connection::Shim::monotonic() + $SHORTEST;
+    delete $timer->{at};
+    for my $name (grep { $waits->{$_}{at} <= $now } sort keys %$waits) {
         my $wait = $waits->{$name} or next;
-        my (undef, $put_off, $due) = @{ $WAIT{$name} };
-        if ($put_off->($connection, $wait, $seen)) {
-            $wait->{left} = $wait->{seconds};
+        my ($parts, $put_off, $due) = @{ $WAIT{$name} };
+        $wait->{left} = $put_off->($connection, $wait) ? $parts : $wait->{left} - 1;
+        if ($wait->{left} > 0) {
+            $wait->{at} = AnyEvent::WebSocket::Connection::Shim::monotonic() + $wait->{part};
             next;
         }
-        # Parts do not always add up to the last digit.
-        next if ($wait->{left} -= $timer->{part}) > $wait->{seconds} / 1000;
         delete $waits->{$name};
         $due->($connection);
         # That may have ended the connection, or begun its end.
-        my $now = AnyEvent::WebSocket::Connection::Shim::timer($connection);
-        return unless $now && $now == $timer;
+        my $timer_now = AnyEvent::WebSocket::Connection::Shim::timer($connection);
+        return unless $timer_now && $timer_now == $timer;
     }
-    _slow_down($connection, $timer);
+    if   (%$waits) { _arm($connection, $timer, min(map { $_->{at} } values %$waits)) }
+    else           { AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef) }
 }
 
-sub _closing_goes_on {
-    my ($connection, $wait, $seen) = @_;
-    my ($before, $unsent) = ($wait->{unsent}, AnyEvent::WebSocket::Connection::Shim::unsent($connection));
-    $wait->{unsent} = $unsent;
-    return $seen->{received} || (defined $before && $unsent < $before);
+# Whether the peer has taken something of what waited for it since this was asked.
+sub _takes {
+    my ($connection, $wait) = @_;
+    my ($unsent, $written) = @$wait{qw(unsent written)};
+    $wait->{unsent} = AnyEvent::WebSocket::Connection::Shim::unsent($connection);
+    return 0 unless $wait->{unsent} || $unsent;
+    $wait->{written} = AnyEvent::WebSocket::Connection::Shim::last_write($connection);
+    return $unsent && $wait->{written} != $written;
+}
+
+sub _is_there {
+    my ($connection, $wait) = @_;
+    my $takes = _takes($connection, $wait);
+    return AnyEvent::WebSocket::Connection::Shim::has_received($connection) || $takes;
+}
+
+sub _has_answered {
+    my ($connection, $wait) = @_;
+    my $takes = _takes($connection, $wait);
+    return $takes unless AnyEvent::WebSocket::Connection::Shim::has_received($connection);
+    delete AnyEvent::WebSocket::Connection::Shim::timer($connection)->{waits}{pong};
+    return 1;
+}
+
+sub _has_talked {
+    my ($connection) = @_;
+    return AnyEvent::WebSocket::Connection::Shim::has_talked($connection);
 }
 
 sub _ping {
     my ($connection) = @_;
-    # One at a time.
-    $connection->ping(++$count) unless _waits_for($connection, 'pong');
+    $connection->ping(++$count);
     _start($connection, ping => $connection->ping_interval)
         if AnyEvent::WebSocket::Connection::Shim::timer($connection);
 }
