@@ -8,6 +8,8 @@ use AnyEvent;
 use AnyEvent::WebSocket::Connection;
 use Ending qw(is_open close_body);
 use Far    qw(each_way connection_and_far brief);
+use Scalar::Util qw(weaken);
+use Socket qw(SOL_SOCKET SO_SNDBUF);
 use Peer   qw(connection_and_peer frame history finished run_until run_for settle nested);
 use Test2::V0;
 
@@ -136,6 +138,100 @@ for my $way (each_way()) {
     };
 }
 
+# A connection for which almost max_write_buffer waits.
+sub full_connection {
+    my (@options) = @_;
+    my ($connection, $far) = connection_and_far(@options, max_write_buffer => 1_000_000);
+    $connection->send($MIB);
+    # What was encrypted is longer.
+    while ((my $room = 1_000_000 - $connection->buffered_amount) > 1000) {
+        $connection->send('f' x ($room / 2));
+    }
+    return ($connection, $far);
+}
+
+for my $way (each_way()) {
+    my ($name, @options) = @$way;
+
+    # What is done to it, and the last frame that the peer gets.
+    my %last = (
+        'is closed'              => [sub { $_[0]->close(4000, 'x' x 123) }, [$CLOSE, close_body(4000, 'x' x 123)]],
+        'is dropped'             => [sub { undef $_[0] },                   [$CLOSE, close_body(1000, '')]],
+        'answers Pings'          => [sub { $_[1]->say(map { [$PING, "$_" x 100] } 1 .. 9) }, [$PONG, '9' x 100]],
+        'sends Pings'            => [sub { $_[0]->ping('y' x 125) for 1 .. 9 },              [$PING, 'y' x 125]],
+    );
+    for my $what (sort keys %last) {
+        my ($code, $frame) = @{ $last{$what} };
+        subtest "a connection with an almost full queue $what, $name" => sub {
+            my ($connection, $far) = full_connection(@options);
+            my $history = history($connection);
+            $code->($connection, $far);
+            settle();
+            is $history, [], 'it is not cut off';
+            my @frames;
+            push @frames, @{ $far->frames(1) } until @frames && $frames[-1][1] eq $frame->[1];
+            is $frames[-1], $frame, 'control frames go through';
+        };
+    }
+
+    subtest "replies that leave together do not count, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options, max_write_buffer => 10_000);
+        my ($drained, @amounts) = (0);
+        $connection->on(drain => sub { $drained++ });
+        $connection->on(each_message => sub {
+            $_[0]->send('r' x 1000);
+            push @amounts, $_[0]->buffered_amount;
+        });
+        $far->say(map { [$TEXT, $_] } 1 .. 30);
+        is scalar(@{ $far->frames(30) }), 30, 'all are sent';
+        settle();
+        is \@amounts, [(0) x 30], 'nothing has been buffered';
+        is $drained, 0, 'nor drained';
+    };
+
+    subtest "what a dispatch leaves waiting drains, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my ($count, $drained) = (0, 0);
+        setsockopt $connection->handle->fh, SOL_SOCKET, SO_SNDBUF, pack 'i', 4096 or die "SO_SNDBUF: $!";
+        $connection->on(drain => sub { $drained++ });
+        $connection->on(each_message => sub { $_[0]->send('r' x 14_000) if $count++ < 4 });
+        $far->say(map { [$TEXT, $_] } 1 .. 5);
+        run_until { $count == 5 } 'all messages';
+        ok $connection->buffered_amount > 0, 'something waits';
+        $far->frames(4);
+        run_until { $drained } 'drain';
+    };
+
+    subtest "a drain callback that sends, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $drained = 0;
+        $connection->on(drain => sub { $drained++; $_[0]->send('all sent') });
+        $connection->send($MIB);
+        my @frames;
+        push @frames, @{ $far->frames(1) } until @frames >= 2;
+        settle();
+        ok $drained <= 2, 'is not called again for what the socket takes' or diag $drained;
+    };
+
+    subtest "drain does not come after close, nor keeps anything alive, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my ($drained, $held) = (0, [$connection]);
+        weaken($held->[0]);
+        $connection->send($MIB);
+        my $kept = $connection;
+        $connection->handle->on_drain(sub { $_[0]->on_drain(undef); $kept->buffered_amount });
+        $connection->on(drain => sub { $drained++ });
+        $far->frames(1);
+        run_until { $drained } 'drain';
+        undef $kept;
+        $connection->send($MIB)->close;
+        $far->rest;
+        is $drained, 1, 'not called again';
+        undef $connection;
+        is $held->[0], undef, 'the connection is gone';
+    };
+}
+
 subtest 'one message of any size is no matter where the socket takes it' => sub {
     my ($connection, $peer) = connection_and_peer(max_write_buffer => 10);
     my $history = history($connection);
@@ -201,6 +297,33 @@ for my $way (each_way()) {
         $connection->on(next_message => sub { $_[0]->pause->resume });
         $far->say([$TEXT, 4], [$TEXT, 5]);
         run_until { @$history == 4 } 'a message';
+    };
+
+    # AnyEvent calls on_drain out of what flushes at the end of a dispatch.
+    subtest "resume out of on_drain, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $history = history($connection);
+        $connection->on(each_message => sub {
+            my ($connection) = @_;
+            $connection->send('reply')->pause;
+            $connection->handle->on_drain(sub { $_[0]->on_drain(undef); $connection->resume });
+        });
+        $far->say(map { [$TEXT, $_] } 1 .. 3);
+        is $far->frames(3), [([$TEXT, 'reply']) x 3], 'all are answered';
+        is $history, [1 .. 3], 'each once';
+    };
+
+    subtest "a paused connection that was dropped sees the end, $name (C8)" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $fd = fileno $connection->handle->fh;
+        $connection->pause;
+        $far->say([$TEXT, 'unread']);
+        settle();
+        undef $connection;
+        $far->frames(1);
+        $far->hang_up;
+        run_until { !is_open($fd) } 'the descriptor to close';
+        pass 'it closes';
     };
 
     subtest "a peer feels it, $name" => sub {

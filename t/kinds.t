@@ -70,6 +70,17 @@ for my $kind ([send_text => $TEXT, @text], [send_binary => $BINARY, @binary]) {
     };
 }
 
+subtest 'a string that drops the connection as it is looked at' => sub {
+    package Dropping;
+    use overload '""' => sub { undef ${ $_[0] }; 'dropped' };
+    for my $method (qw(send_text send_binary)) {
+        my ($connection, $peer) = Peer::connection_and_peer();
+        $connection->$method(bless \$connection, 'Dropping');
+        my @frames = Peer::receive_frames($peer, 2);
+        main::is([map { $_->{opcode} } @frames], [$method eq 'send_text' ? 1 : 2, 8], "$method: is sent, then Close");
+    }
+};
+
 subtest 'what cannot be sent dies at the caller, and sends nothing' => sub {
     my ($connection, $peer) = connection_and_peer();
     my $nonsense = do { no warnings; [map { chr } 0xD800, 0xDFFF, 0x110000, 0x7FFFFFFF] };

@@ -120,6 +120,28 @@ for my $way (each_way()) {
         is [grep { ref } @$history], [], 'nor is it to blame for a pause';
     };
 
+    subtest "a program that pings often, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options, ping_timeout => 8 * $unit, idle_timeout => 400 * $unit);
+        my $history = history($connection);
+        for my $number (1 .. 16) {
+            $connection->ping($number);
+            run_for($unit);
+            $far->say([$PONG, $number]);
+        }
+        is $history, [], 'and is answered each time';
+    };
+
+    subtest "a peer that slowly takes a long message, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options, ping_timeout => 8 * $unit);
+        my $history = history($connection);
+        $connection->send('x' x (2 << 20))->ping('behind it');
+        for (1 .. 16) {
+            $far->sip(65_536) for 1, 2;
+            run_for($unit);
+        }
+        is $history, [], 'is there, though its Pong does not come';
+    };
+
     subtest "idle_timeout, $name" => sub {
         my ($connection, $far) = connection_and_far(@options, idle_timeout => 6 * $unit, ping_interval => $unit);
         my $history = history($connection);
@@ -152,6 +174,26 @@ subtest 'a ping that cannot be' => sub {
     shutdown $peer, 1;
     is [receive_frames($peer, 1)], [], 'not a frame';
     like dies { AnyEvent::WebSocket::Connection::ping({}) }, qr/\Aping: not a connection/, 'not on a connection';
+};
+
+subtest 'the times do not disturb each other' => sub {
+    my ($connection, $far) = connection_and_far(
+        way => 'directly', role => 'server',
+        ping_interval => 10 * $UNIT, ping_timeout => 40 * $UNIT, idle_timeout => 30 * $UNIT,
+    );
+    my $start = AE::time;
+    my @at;
+    until (@at && $at[-1][0] == $CLOSE) {
+        for my $frame (@{ $far->frames(1) }) {
+            push @at, [$frame->[0], (AE::time - $start) / $UNIT];
+            $far->say([$PONG, $frame->[1]]) if $frame->[0] == $PING;
+        }
+    }
+    # Later on a slow machine, but never earlier.
+    my @pings = map { $_->[1] } grep { $_->[0] == $PING } @at;
+    ok $pings[0] > 9 && $pings[1] - $pings[0] > 8, 'Pings come no earlier than they should' or diag "@pings";
+    ok @pings >= 2, 'and all of them' or diag "@pings";
+    ok $at[-1][1] > 29, 'nor does the end' or diag $at[-1][1];
 };
 
 subtest 'arguments' => sub {
