@@ -466,7 +466,7 @@ keep_timer(live_shim *s, SV *timer)
     SV *before;
   CODE:
     before = s->timer;
-    s->timer = SvOK(timer) ? newSVsv(timer) : NULL;
+    s->timer = SvOK(timer) && !s->finished ? newSVsv(timer) : NULL;
     SvREFCNT_dec(before);
 
 SV *
@@ -538,13 +538,6 @@ cut_off(live_shim *s, SV *text)
   CODE:
     transport_cut_off(aTHX_ s, text);
 
-bool
-is_cut_off(live_shim *s)
-  CODE:
-    RETVAL = s->cut_off;
-  OUTPUT:
-    RETVAL
-
 NV
 monotonic()
   CODE:
@@ -591,7 +584,15 @@ has_received(live_shim *s)
   OUTPUT:
     RETVAL
 
-# The same, of messages in either direction.
+# The same, but it can be asked again, and something really has.
+bool
+something_came(live_shim *s)
+  CODE:
+    RETVAL = s->received;
+  OUTPUT:
+    RETVAL
+
+# As has_received, of messages in either direction.
 bool
 has_talked(live_shim *s)
   CODE:
@@ -632,17 +633,19 @@ handle(live_shim *s)
   OUTPUT:
     RETVAL
 
+# Whether there is nothing to wait for: in another thread, in another process (compat D3), or with a handle that was destroyed.
 bool
-is_destroyed(shim *s)
+is_gone(shim *s)
   CODE:
-    RETVAL = !s || handle_destroyed(aTHX_ s);
+    RETVAL = !s || s->generation != aews_process_generation() || handle_destroyed(aTHX_ s);
   OUTPUT:
     RETVAL
 
-bool
+# How the socket has ended; '' where this was called before.
+const char *
 finish(live_shim *s)
   CODE:
-    RETVAL = !s->finished;
+    RETVAL = s->finished ? "" : s->cut_off ? "cut off" : "ended";
     s->finished = TRUE;
     s->finish_pending = FALSE;
     SvREFCNT_dec(s->timer);

@@ -29,7 +29,7 @@ static SV *event_text(pTHX_ const aews_event *event) {
 /* Whether messages still go to the program: not once it has destroyed the handle (compat C20). A
  * handle that its own error destroyed is another matter: what had arrived is still delivered. */
 static bool is_delivering(pTHX_ shim *s) {
-    if (!s->dead && !s->finish_pending && handle_destroyed(aTHX_ s))
+    if (!s->dead && !s->broken && handle_destroyed(aTHX_ s))
         s->dead = TRUE;
     return !s->dead;
 }
@@ -92,14 +92,19 @@ static void deliver_control(pTHX_ shim *s, SV *connection, aews_event *event) {
 static void deliver(pTHX_ shim *s, void *data) {
     outcome *out = (outcome *)data;
     SV *argument = sv_2mortal(newRV_inc((SV *)s->self));
+    bool any = FALSE;
     aews_event event;
     /* Where the socket has ended there is nothing to pause for. */
     while (is_delivering(aTHX_ s) && (!s->paused || s->finish_pending)) {
         aews_status status = aews_conn_next_event(s->core, &event);
         if (status == AEWS_ERR_PANIC)
             status = aews_conn_next_event(s->core, &event);
-        if (status != AEWS_OK)
+        if (status != AEWS_OK) {
+            /* A part of something, of a long message most often. */
+            s->talked |= !any;
             return;
+        }
+        any = TRUE;
         if (s->finished) {
             aews_event_free(&event);
             transport_output(aTHX_ s);
@@ -305,8 +310,10 @@ void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
         s->lost |= transport_unsent(aTHX_ s) > 0;
     if (s->finished || s->finish_pending)
         return;
-    if (items >= 3)
+    if (items >= 3) {
+        s->broken = TRUE;
         transport_drain(aTHX_ s);
+    }
     s->finish_pending = TRUE;
     s->finish_text = items >= 3 && SvOK(ST(2)) ? newSVsv(ST(2)) : NULL;
     dispatch(aTHX_ s);

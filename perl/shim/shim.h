@@ -88,6 +88,8 @@ typedef struct shim {
     bool finished;
     /* The socket has ended with something unsent, our Close frame last (compat D5). */
     bool lost;
+    /* The handle has had an error, and destroys itself. */
+    bool broken;
     /* A Close frame was sent, and the timer waits for the peer's. */
     bool closing;
     /* The peer was given up: nothing is sent any more. */
@@ -279,7 +281,7 @@ static inline bool is_limited(shim *s, U8 opcode) {
 /* Sends what the program wants to say. */
 static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
     bool limited = is_limited(s, opcode);
-    s->talked = TRUE;
+    s->talked |= opcode < 8;
     if (limited && !transport_has_room(aTHX_ s, payload->len))
         return;
     send_frame(aTHX_ s, opcode, payload);

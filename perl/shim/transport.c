@@ -601,7 +601,8 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     busy = hash_true(aTHX_ handle, cxt->key.ww);
     if (!busy)
         s->corked = FALSE;
-    busy = busy && !s->corked;
+    /* Inside its on_drain the handle still has its watcher, though nothing waits. */
+    busy = busy && !s->corked && wbuf && SvCUR(wbuf);
     wait = busy || is_to_wait(s, wbuf ? SvCUR(wbuf) : 0, payload->len);
     if (!wait && !frame) {
         send_now(aTHX_ s, handle, fd, wbuf, head, payload);

@@ -208,7 +208,6 @@ fn what_is_inflated_is_limited_by_frame_and_by_message() {
     assert_eq!(failure(message_of(1999), 1009, &fragments), message_too_big(1999));
 }
 
-/// The frames that a connection has sent, each with its first byte, the compressed ones inflated.
 /// What cannot be compressed is longer on the wire than it is, and the limits hold for what it is.
 #[test]
 fn what_is_just_within_the_limits_passes_compressed_too() {
@@ -227,6 +226,7 @@ fn what_is_just_within_the_limits_passes_compressed_too() {
     }
 }
 
+/// The frames that a connection has sent, each with its first byte, the compressed ones inflated.
 fn inflated(connection: &mut Connection) -> Vec<(u8, Vec<u8>)> {
     let mut decompress = Decompress::new(false);
     let output = connection.take_output();

@@ -82,15 +82,29 @@ sub hand_over {
     $handle->start_read;
 }
 
-# Handles of which only the methods are known, and others with the same methods, or some of them.
+# Handles of derived classes, and objects with the same methods, or some of them. What is derived would start reading again
+# after its on_read, if it were told by its method to stop.
 sub stop_reading {
     my ($handle) = @_;
-    $handle->stop_read if $handle->can('stop_read');
+    if (_is_a_handle($handle) && handle_is_known()) { park($handle) if ref $handle->{_rw} }
+    else                                            { $handle->stop_read if _can($handle, 'stop_read') }
 }
 
 sub go_on_reading {
     my ($handle) = @_;
-    $handle->start_read if $handle->can('start_read');
+    if (_is_a_handle($handle) && handle_is_known()) { hand_over($handle) if is_parked($handle) }
+    else                                            { $handle->start_read if _can($handle, 'start_read') }
+}
+
+sub is_parked {
+    my ($handle) = @_;
+    return defined $handle->{_rw} && !ref $handle->{_rw};
+}
+
+# Some objects pass on what they are asked.
+sub _can {
+    my ($handle, $method) = @_;
+    return $handle->can($method) || $handle->can('AUTOLOAD');
 }
 
 # When the handle has written last, as far as that is known.
@@ -173,7 +187,7 @@ sub detach {
     else {
         $handle->on_read(sub { $_[0]{rbuf} = '' });
         # With a pause the peer's end would not be seen.
-        hand_over($handle) if ref $handle eq 'AnyEvent::Handle' && defined $handle->{_rw} && !ref $handle->{_rw};
+        hand_over($handle) if ref $handle eq 'AnyEvent::Handle' && is_parked($handle);
         AnyEvent::WebSocket::Connection::Linger::tls($handle) if $last && has_tls($handle);
     }
 }
@@ -275,15 +289,15 @@ sub on_exception {
 
 sub on_finish {
     my ($connection, $text) = @_;
-    finish($connection) or return;
+    my $how = finish($connection) or return;
     my $handle = handle($connection);
-    shut_down_handle($handle) unless is_cut_off($connection);
+    shut_down_handle($handle) unless $how eq 'cut off';
     $connection->{close_error} = $text if defined $text;
     my $done = eval { run_callbacks($connection, 'finish', $text); 1 };
     my $exception = $@;
     # No callback will run any more after these; forgetting them ends their hold on the connection.
     forget_callbacks($connection);
-    $handle->destroy if is_cut_off($connection) && $handle->can('destroy');
+    $handle->destroy if $how eq 'cut off' && _can($handle, 'destroy');
     die $exception unless $done;
 }
 

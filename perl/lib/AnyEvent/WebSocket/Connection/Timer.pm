@@ -70,21 +70,20 @@ sub _start {
     my ($connection, $name, $seconds) = @_;
     return unless ($seconds // 0) > 0;
     my $timer = AnyEvent::WebSocket::Connection::Shim::timer($connection);
-    if (!$timer) {
-        $timer = {};
-        AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, $timer);
-    }
+    AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, $timer = {}) if !$timer;
     my $parts = $WAIT{$name}[0];
     my $part  = $seconds / $parts;
-    my $at    = AnyEvent::WebSocket::Connection::Shim::monotonic() + $part;
+    my $now   = AnyEvent::WebSocket::Connection::Shim::monotonic();
+    my $at    = $now + $part;
     my $wait  = $timer->{waits}{$name} = { part => $part, left => $parts, at => $at };
-    _takes($connection, $wait) if $name eq 'close' || $name eq 'pong';
-    _arm($connection, $timer, $at) if !defined $timer->{at} || $at < $timer->{at};
+    # To compare with.
+    _takes($connection, $wait) if $parts > 1;
+    _arm($connection, $timer, $at, $now) if !defined $timer->{at} || $at < $timer->{at};
 }
 
 sub _arm {
-    my ($connection, $timer, $at) = @_;
-    my $after = $at - AnyEvent::WebSocket::Connection::Shim::monotonic();
+    my ($connection, $timer, $at, $now) = @_;
+    my $after = $at - $now;
     $after = $after < 0 ? 0 : $after > $LONGEST ? $LONGEST : $after;
     weaken $connection;
     $timer->{at}      = $at;
@@ -93,8 +92,11 @@ sub _arm {
 
 sub _tick {
     my ($connection) = @_;
-    return if AnyEvent::WebSocket::Connection::Shim::is_destroyed($connection);
     my $timer = AnyEvent::WebSocket::Connection::Shim::timer($connection) or return;
+    if (AnyEvent::WebSocket::Connection::Shim::is_gone($connection)) {
+        %$timer = ();
+        return;
+    }
     my $waits = $timer->{waits};
     # Not what is started meanwhile.
     my $now = AnyEvent::WebSocket::Connection::Shim::monotonic() + $SHORTEST;
@@ -113,8 +115,9 @@ sub _tick {
         my $timer_now = AnyEvent::WebSocket::Connection::Shim::timer($connection);
         return unless $timer_now && $timer_now == $timer;
     }
-    if   (%$waits) { _arm($connection, $timer, min(map { $_->{at} } values %$waits)) }
-    else           { AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef) }
+    return AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef) unless %$waits;
+    my $at = min map { $_->{at} } values %$waits;
+    _arm($connection, $timer, $at, AnyEvent::WebSocket::Connection::Shim::monotonic());
 }
 
 # Whether the peer has taken something of what waited for it since this was asked.
@@ -135,15 +138,16 @@ sub _is_there {
 
 sub _has_answered {
     my ($connection, $wait) = @_;
-    my $takes = _takes($connection, $wait);
-    return $takes unless AnyEvent::WebSocket::Connection::Shim::has_received($connection);
-    delete AnyEvent::WebSocket::Connection::Shim::timer($connection)->{waits}{pong};
-    return 1;
+    delete AnyEvent::WebSocket::Connection::Shim::timer($connection)->{waits}{pong}
+        if AnyEvent::WebSocket::Connection::Shim::something_came($connection);
+    return _is_there($connection, $wait);
 }
 
+# A long message on its way is talk, too.
 sub _has_talked {
-    my ($connection) = @_;
-    return AnyEvent::WebSocket::Connection::Shim::has_talked($connection);
+    my ($connection, $wait) = @_;
+    my $takes = _takes($connection, $wait);
+    return AnyEvent::WebSocket::Connection::Shim::has_talked($connection) || $takes;
 }
 
 sub _ping {
