@@ -7,6 +7,28 @@ use std::os::fd::RawFd;
 use crate::buffer::BUFFER_LEN;
 use crate::connection::Connection;
 
+#[cfg(test)]
+mod close_tests;
+#[cfg(test)]
+mod fault_tests;
+#[cfg(test)]
+mod faulty;
+
+/// The system calls on one descriptor, each made once: tests put a socket with faults in their place.
+trait Calls {
+    /// Fills the iovecs, one after the other, without blocking. 0 is the end of the stream.
+    ///
+    /// # Safety
+    /// The iovecs cover memory that may be written.
+    unsafe fn receive(&mut self, iovecs: &mut [libc::iovec]) -> Result<usize>;
+
+    /// Sends what the iovecs cover, one after the other, without blocking and without raising SIGPIPE.
+    ///
+    /// # Safety
+    /// The iovecs cover memory that may be read.
+    unsafe fn send(&mut self, iovecs: &mut [libc::iovec]) -> Result<usize>;
+}
+
 /// How a read from the socket went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Received {
@@ -25,6 +47,11 @@ pub enum Received {
 /// Those of `recvmsg`; [`ErrorKind::WouldBlock`] where there is nothing to read. An interrupted call
 /// is repeated.
 pub fn receive(connection: &mut Connection, fd: RawFd) -> Result<Received> {
+    receive_by(connection, &mut Descriptor(fd))
+}
+
+#[inline(always)]
+fn receive_by(connection: &mut Connection, calls: &mut impl Calls) -> Result<Received> {
     let target = connection.read_into();
     let buffered = target.buffer.len();
     if target.buffer.capacity() - buffered < BUFFER_LEN / 8 {
@@ -46,7 +73,7 @@ pub fn receive(connection: &mut Connection, fd: RawFd) -> Result<Received> {
     };
     let asked: usize = used.iter().map(|iovec| iovec.iov_len).sum();
     // SAFETY: the iovecs cover spare memory of the block and of the buffer, each once.
-    let n = unsafe { receive_vectored(fd, used) }?;
+    let n = repeat(|| unsafe { calls.receive(used) })?;
     // SAFETY: the call has filled the first iovec before the second, `n` bytes in all.
     unsafe {
         if let Some(block) = block {
@@ -61,24 +88,6 @@ pub fn receive(connection: &mut Connection, fd: RawFd) -> Result<Received> {
     })
 }
 
-/// # Safety
-/// The iovecs cover memory that may be written.
-unsafe fn receive_vectored(fd: RawFd, iovecs: &mut [libc::iovec]) -> Result<usize> {
-    if let [only] = iovecs {
-        // The plain call is the cheaper one, which for a small message counts.
-        // SAFETY: the caller vouches for the iovec; a descriptor that is not open gives an error.
-        return repeat(|| unsafe {
-            libc::recv(fd, only.iov_base, only.iov_len, libc::MSG_DONTWAIT)
-        });
-    }
-    // SAFETY: all-zero is a valid `msghdr`: no address, no control data.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = iovecs.as_mut_ptr();
-    message.msg_iovlen = iovecs.len() as _;
-    // SAFETY: as above.
-    repeat(|| unsafe { libc::recvmsg(fd, &mut message, libc::MSG_DONTWAIT) })
-}
-
 /// Sends the slices, one behind the other, in one system call, and tells how many bytes of them the
 /// socket took. At most [`MAX_SLICES`].
 ///
@@ -89,7 +98,11 @@ unsafe fn receive_vectored(fd: RawFd, iovecs: &mut [libc::iovec]) -> Result<usiz
 /// # Panics
 /// Where there are more slices.
 pub fn send(fd: RawFd, slices: &[&[u8]]) -> Result<usize> {
-    const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+    send_by(&mut Descriptor(fd), slices)
+}
+
+#[inline(always)]
+fn send_by(calls: &mut impl Calls, slices: &[&[u8]]) -> Result<usize> {
     assert!(slices.len() <= MAX_SLICES, "too many slices");
     // Small ones are put together and sent by the plain call, which is cheaper.
     let mut together = [0; TOGETHER_LEN];
@@ -100,19 +113,20 @@ pub fn send(fd: RawFd, slices: &[&[u8]]) -> Result<usize> {
             together[end..end + slice.len()].copy_from_slice(slice);
             end += slice.len();
         }
-        // SAFETY: the call only reads the bytes.
-        return repeat(|| unsafe { libc::send(fd, together.as_ptr().cast(), total, FLAGS) });
+        let mut iovec = [iovec_of(&together[..total])];
+        // SAFETY: the iovec covers bytes of ours, which are only read.
+        return repeat(|| unsafe { calls.send(&mut iovec) });
     }
-    let mut iovecs = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MAX_SLICES];
+    let mut iovecs = [iovec_of(&[]); MAX_SLICES];
     for (iovec, slice) in iovecs.iter_mut().zip(slices) {
-        *iovec = libc::iovec { iov_base: slice.as_ptr().cast_mut().cast(), iov_len: slice.len() };
+        *iovec = iovec_of(slice);
     }
-    // SAFETY: all-zero is a valid `msghdr`: no address, no control data.
-    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
-    message.msg_iov = iovecs.as_mut_ptr();
-    message.msg_iovlen = slices.len() as _;
-    // SAFETY: the iovecs cover the slices, which the call only reads.
-    repeat(|| unsafe { libc::sendmsg(fd, &message, FLAGS) })
+    // SAFETY: the iovecs cover the slices, which are only read.
+    repeat(|| unsafe { calls.send(&mut iovecs[..slices.len()]) })
+}
+
+fn iovec_of(bytes: &[u8]) -> libc::iovec {
+    libc::iovec { iov_base: bytes.as_ptr().cast_mut().cast(), iov_len: bytes.len() }
 }
 
 /// How many slices [`send`] takes: what is queued, a header and a payload.
@@ -121,15 +135,55 @@ pub const MAX_SLICES: usize = 3;
 /// Up to how many bytes are copied rather than described to the kernel piece by piece.
 const TOGETHER_LEN: usize = 256;
 
-/// Makes a system call, again where a signal has interrupted it.
-fn repeat(mut call: impl FnMut() -> isize) -> Result<usize> {
-    loop {
-        if let Ok(n) = usize::try_from(call()) {
-            return Ok(n);
+/// A descriptor of the process.
+struct Descriptor(RawFd);
+
+// With one iovec the plain calls are made, which are the cheaper ones; for a small message that counts.
+impl Calls for Descriptor {
+    #[inline(always)]
+    unsafe fn receive(&mut self, iovecs: &mut [libc::iovec]) -> Result<usize> {
+        const FLAGS: i32 = libc::MSG_DONTWAIT;
+        if let [only] = iovecs {
+            // SAFETY: the caller vouches for the iovec; a descriptor that is not open gives an error.
+            return count(unsafe { libc::recv(self.0, only.iov_base, only.iov_len, FLAGS) });
         }
-        let error = Error::last_os_error();
-        if error.kind() != ErrorKind::Interrupted {
-            return Err(error);
+        let mut message = message_of(iovecs);
+        // SAFETY: as above.
+        count(unsafe { libc::recvmsg(self.0, &mut message, FLAGS) })
+    }
+
+    #[inline(always)]
+    unsafe fn send(&mut self, iovecs: &mut [libc::iovec]) -> Result<usize> {
+        const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+        if let [only] = iovecs {
+            // SAFETY: the caller vouches for the iovec, which the call only reads.
+            return count(unsafe { libc::send(self.0, only.iov_base, only.iov_len, FLAGS) });
+        }
+        let message = message_of(iovecs);
+        // SAFETY: as above.
+        count(unsafe { libc::sendmsg(self.0, &message, FLAGS) })
+    }
+}
+
+fn message_of(iovecs: &mut [libc::iovec]) -> libc::msghdr {
+    // SAFETY: all-zero is a valid `msghdr`: no address, no control data.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_iov = iovecs.as_mut_ptr();
+    message.msg_iovlen = iovecs.len() as _;
+    message
+}
+
+/// What a system call has returned.
+fn count(returned: isize) -> Result<usize> {
+    usize::try_from(returned).map_err(|_| Error::last_os_error())
+}
+
+/// Makes a system call, again where a signal has interrupted it.
+fn repeat(mut call: impl FnMut() -> Result<usize>) -> Result<usize> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            result => return result,
         }
     }
 }

@@ -11,7 +11,7 @@ pub mod event;
 mod receiver;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::extension::deflate::{self, Deflater, Inflater};
 use crate::frame::header::{EncodedHeader, MAX_HEADER_LEN, RSV1};
