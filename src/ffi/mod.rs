@@ -35,4 +35,6 @@ pub use random::*;
 pub use socket::*;
 
 #[cfg(test)]
+mod panic_tests;
+#[cfg(test)]
 mod tests;
