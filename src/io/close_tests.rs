@@ -345,8 +345,9 @@ fn who() -> impl Strategy<Value = Who> {
 
 /// Rarely a Close, or there would be nothing but the end.
 fn step() -> impl Strategy<Value = Step> {
+    let large = if cfg!(miri) { 300usize..400 } else { 10_000..100_000 };
     let act = prop_oneof![
-        8 => prop_oneof![Just(0usize), 1usize..200, 10_000usize..100_000].prop_map(Send),
+        8 => prop_oneof![Just(0usize), 1usize..200, large].prop_map(Send),
         3 => Just(Ping),
         1 => Just(Close),
     ];
@@ -358,7 +359,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 4 } else { 600 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 3 } else { 600 }))]
 
     #[test]
     fn conversations_survive_faults_and_end_by_the_error_there_is(
@@ -407,7 +408,8 @@ proptest! {
 /// of the Close has left.
 #[test]
 fn nothing_is_answered_behind_a_close_that_waits() {
-    for room in 0..8 {
+    // Not its last byte, masked or not.
+    for room in 0..7 {
         let mut pair = Pair::new();
         pair.client.act(&Close);
         pair.open(Client, room);

@@ -69,7 +69,7 @@ impl Faulty {
 
     /// One from which these bytes are read.
     pub fn reading(bytes: &[u8], end: End, reads: Vec<Fault>) -> Faulty {
-        let incoming = bytes.iter().copied().collect();
+        let incoming = bytes.to_vec().into();
         Faulty { incoming, end, reads: reads.into(), ..Faulty::new() }
     }
 }
@@ -101,7 +101,8 @@ impl Calls for Faulty {
             };
         }
         let n = limit.min(self.asked).min(self.incoming.len());
-        let bytes: Vec<u8> = self.incoming.drain(..n).collect();
+        let bytes = self.incoming.make_contiguous()[..n].to_vec();
+        self.incoming.drain(..n);
         let mut left = &bytes[..];
         for iovec in iovecs {
             let (now, later) = left.split_at(iovec.iov_len.min(left.len()));
