@@ -14,7 +14,7 @@ our @EXPORT_OK = qw(start_limited why_no_limit);
 # Why a shell cannot set such a limit here, as `-n 20` or `-v 100000`; undef where it can.
 sub why_no_limit {
     my ($limit) = @_;
-    return 'valgrind itself needs more address space' if $limit =~ /-v/ && ($ENV{LD_PRELOAD} // '') =~ /vgpreload/;
+    return 'valgrind, which needs more by itself, shares these limits' if ($ENV{LD_PRELOAD} // '') =~ /vgpreload/;
     return if system("ulimit $limit 2>/dev/null") == 0;
     return "the shell cannot set ulimit $limit";
 }
