@@ -271,6 +271,7 @@ mod out_of_memory {
 
     const MARK: &str = "AEWS_TEST_SHORT_OF_MEMORY";
     const SPARE: u64 = 48 << 20;
+    const AT_ONCE: &str = "quarantine_size_mb=0:thread_local_quarantine_size_kb=0";
     const TEXT_OF_IT: &str = "internal error: out of memory for a message";
 
     /// Runs the test of this name in such a process. Whether this is that process.
@@ -292,9 +293,13 @@ mod out_of_memory {
             return true;
         }
         let test = format!("{}::{name}", module_path!().split_once("::").unwrap().1);
+        let asan = env::var("ASAN_OPTIONS").unwrap_or_default();
         let output = Command::new(env::current_exe().unwrap())
             .args(["--exact", &test, "--test-threads=1", "--nocapture"])
             .env(MARK, "1")
+            // A backtrace takes memory, too, and AddressSanitizer would keep what is freed.
+            .env("RUST_BACKTRACE", "0")
+            .env("ASAN_OPTIONS", format!("{asan}:{AT_ONCE}"))
             .output()
             .unwrap();
         let printed = String::from_utf8_lossy(&output.stdout);
