@@ -231,7 +231,7 @@ impl Side {
     }
 
     /// [`Connection::next_event`]. Returns whether there was one.
-    pub fn next(&mut self) -> bool {
+    pub fn next_event(&mut self) -> bool {
         let Some(seen) = seen::next(&mut self.connection) else {
             assert_eq!(self.poison, None, "not told");
             self.check();
@@ -300,7 +300,7 @@ impl Side {
 
     /// All events.
     pub fn drain(&mut self) {
-        while self.next() {}
+        while self.next_event() {}
     }
 
     /// Asserts all that has to be true in the end, when everything has been told and sent.
@@ -372,7 +372,7 @@ impl Side {
             7 => self.consume(source.byte().into()),
             8 => self.take(),
             9 => {
-                self.next();
+                self.next_event();
             }
             10 => self.drain(),
             _ => match source.byte() % 8 {

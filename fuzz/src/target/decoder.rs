@@ -79,11 +79,12 @@ fn outcome(setup: &Setup, feed: &Feed, wire: &[u8]) -> Outcome {
     let mut connection = setup.connection();
     let mut told = 0;
     let seen = feed.run(&mut connection, wire, |seen| {
-        // Two read buffers of 129 KiB, an inflater, and what a message has ahead of its data.
+        // Two read buffers of 129 KiB, an inflater, and a message that doubles as it grows, with what it has
+        // ahead of its data.
         let ahead = (wire.len() * 16).clamp(64 << 10, 1 << 20);
         // Lists of events double as they grow.
         told += seen.iter().map(|seen| 4 * size_of::<Seen>() + 2 * len(seen)).sum::<usize>();
-        let allowed = (512 << 10) + ahead + 3 * wire.len() + told + 2 * inflated;
+        let allowed = (512 << 10) + 2 * ahead + 4 * wire.len() + told + 2 * inflated;
         meter.assert_held(allowed, "a connection");
         meter.assert_peak(allowed + 2 * ahead + told + inflated, "a connection");
     });

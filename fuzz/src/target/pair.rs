@@ -13,13 +13,13 @@ use crate::side::{Due, Side};
 use crate::source::Source;
 use crate::wire::*;
 
-/// The input: the setup of one side, the limits of the other, then steps.
+/// The input: the setups of both sides, of which the first says what is agreed upon, then steps.
 pub fn run(input: &[u8]) {
     let meter = Meter::start();
     let mut source = Source::new(input);
     let one = Setup::read(&mut source);
     let two = Setup::read(&mut source);
-    // What is agreed upon, and who masks, both go by.
+    // Both sides go by the same agreement and by opposite roles; the limits are each one's own.
     let deflate = one.deflate.map(|one| deflate::Config {
         outgoing: one.incoming,
         incoming: one.outgoing,
@@ -127,7 +127,7 @@ fn may_fail(config: &Config, due: &Due, wire_len: u64, error: &Error) -> bool {
             let valid = std::str::from_utf8(&due.payload.0).map_err(|error| error.valid_up_to());
             due.opcode == TEXT && config.validate_utf8 && valid == Err(at as usize)
         }
-        // The role is not its own, and so are the masks.
+        // The frame itself is in order, and so is what was compressed.
         _ => false,
     }
 }

@@ -4,7 +4,7 @@
 //! promised, and what is to be sent are whole frames. AddressSanitizer looks on.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -14,25 +14,17 @@ use aews::ffi::abi::*;
 use aews::ffi::*;
 
 use crate::source::Source;
-use crate::wire::{Bytes, CLOSE, FIN, RSV1, decode, mask};
+use crate::wire::{Bytes, CLOSE, mask};
+
+mod conn;
+mod null;
+mod texts;
+
+use conn::{Conn, HAS_INPUT, WRITABLE, check_wire, error_text, state, take_output};
+use texts::{texts, wish};
 
 /// How many connections and events there are at a time.
 const SLOTS: usize = 4;
-
-/// A connection.
-struct Conn {
-    conn: *mut aews_conn,
-    masked: bool,
-    role: c_int,
-    /// Nothing has been received or sent.
-    fresh: bool,
-    deflate: bool,
-    /// What has left.
-    wire: Vec<u8>,
-    /// The header of a frame that nobody could send has been made.
-    spoiled: bool,
-    failed: bool,
-}
 
 /// An event that is kept, with a copy of what it held.
 struct Kept {
@@ -67,34 +59,6 @@ pub fn run(input: &[u8]) {
         world.call(&mut source);
     }
     world.end();
-}
-
-/// The state of a connection, by all functions that only look at it.
-fn state(conn: *const aews_conn) -> [usize; 5] {
-    // SAFETY: the connection is NULL or alive.
-    unsafe {
-        let flag = |flag: c_int| {
-            assert!(flag == 0 || flag == 1, "a flag of {flag}");
-            flag as usize
-        };
-        [
-            flag(aews_conn_is_reading(conn)),
-            flag(aews_conn_is_writable(conn)),
-            flag(aews_conn_has_input(conn)),
-            flag(aews_conn_was_clean(conn)),
-            aews_conn_buffered(conn),
-        ]
-    }
-}
-
-const WRITABLE: usize = 1;
-const HAS_INPUT: usize = 2;
-
-/// What `aews_conn_error` says.
-fn error_text(conn: *const aews_conn) -> String {
-    // SAFETY: the connection is NULL or alive, and the text is read at once.
-    let text = unsafe { CStr::from_ptr(aews_conn_error(conn)) };
-    text.to_str().expect("errors are UTF-8").to_owned()
 }
 
 impl World {
@@ -470,9 +434,10 @@ impl World {
         let len = if len == 255 { usize::MAX } else { len };
         match self.conns.get_mut(slot) {
             Some(Some(conn)) => take_output(conn, len),
-            // SAFETY: NULL is refused.
             _ => {
-                assert_eq!(unsafe { aews_conn_consume_output(ptr::null_mut(), len) }, AEWS_ERR_NULL)
+                // SAFETY: NULL is refused.
+                let status = unsafe { aews_conn_consume_output(ptr::null_mut(), len) };
+                assert_eq!(status, AEWS_ERR_NULL);
             }
         }
     }
@@ -528,61 +493,6 @@ impl World {
         assert!(arrived == all[..sent], "what was sent arrives");
     }
 
-    /// NULL where there must be something.
-    fn null(&mut self, source: &mut Source<'_>, slot: usize) {
-        let conn = self.conn(slot);
-        let before = state(conn);
-        let nobody = ptr::null_mut::<aews_conn>();
-        let (bytes, none) = (b"x".as_ptr(), ptr::null_mut::<u8>());
-        // SAFETY: NULL is what is tried; the other pointers are to locals, or to a connection that is alive.
-        unsafe {
-            let mut frame = mem::zeroed();
-            let mut event = mem::zeroed();
-            let mut response = mem::zeroed();
-            let deflate = mem::zeroed();
-            let (mut data, mut len, mut text) = (ptr::null(), 0, [0; AEWS_EXTENSIONS_LEN as usize]);
-            let slice = aews_slice { data: ptr::null(), len: 1 };
-            let status = match source.byte() % 28 {
-                0 => aews_config_init(ptr::null_mut()),
-                1 => aews_conn_new(ptr::null(), &mut ptr::null_mut()),
-                2 => aews_conn_receive(conn, none, 1),
-                3 => aews_conn_receive(nobody, bytes, 1),
-                4 => aews_conn_read(nobody, -1, &mut len),
-                5 => aews_conn_next_event(conn, ptr::null_mut()),
-                6 => aews_conn_next_event(nobody, &mut event),
-                7 => aews_conn_send(conn, 1, none, 1),
-                8 => aews_conn_begin_frame(conn, 1, 1, ptr::null_mut()),
-                9 => aews_conn_begin_frame(nobody, 1, 1, &mut frame),
-                10 => aews_frame_payload(ptr::null(), bytes, 1, none),
-                11 => aews_frame_payload(&frame, none, 1, none),
-                12 => aews_frame_payload(&frame, bytes, 1, none),
-                13 => aews_conn_close(conn, 1000, none, 1),
-                14 => aews_conn_close(nobody, 1000, none, 0),
-                15 => aews_conn_output(conn, ptr::null_mut(), &mut len),
-                16 => aews_conn_output(conn, &mut data, ptr::null_mut()),
-                17 => aews_conn_output(nobody, &mut data, &mut len),
-                18 => aews_send(-1, ptr::null(), 0, &mut len),
-                19 => aews_send(-1, &slice, 1, &mut len),
-                20 => aews_send(-1, &slice, 1, ptr::null_mut()),
-                21 => aews_random(none, 1),
-                22 => aews_response_parse(none, 1, &mut response),
-                23 => aews_request_read(bytes, 1, ptr::null_mut()),
-                24 => aews_deflate_init(ptr::null_mut()),
-                25 => aews_deflate_offer(ptr::null(), text.as_mut_ptr()),
-                26 => aews_deflate_answer(ptr::null(), 1, &deflate, text.as_mut_ptr()),
-                _ => aews_conn_use_extensions(conn, ptr::null(), 1, &deflate),
-            };
-            assert_eq!(status, AEWS_ERR_NULL, "NULL");
-            assert_eq!(state(nobody), [0; 5], "no connection has a state");
-            assert_eq!(aews_conn_frame_kind(nobody, 1, 1), 0);
-            assert!(aews_event_take(ptr::null_mut()).is_null());
-            aews_event_free(ptr::null_mut());
-            aews_block_recycle(none, 8);
-        }
-        assert_eq!(state(conn), before, "NULL has changed the connection");
-        assert_eq!(error_text(nobody), "");
-    }
-
     /// Ends all that is left: connections first where events outlive them.
     fn end(mut self) {
         for slot in 0..SLOTS {
@@ -618,91 +528,4 @@ fn held(event: &aews_event) -> Bytes {
     }
     // SAFETY: an event that has not ended has `len` bytes.
     unsafe { slice::from_raw_parts(event.data, event.len) }.into()
-}
-
-/// Takes up to `len` bytes of the output; more than there are is refused.
-fn take_output(conn: &mut Conn, len: usize) {
-    let (mut data, mut there) = (ptr::null(), 0);
-    // SAFETY: the connection is alive, the other pointers are to locals, and what comes out is read at once.
-    unsafe {
-        assert_eq!(aews_conn_output(conn.conn, &mut data, &mut there), AEWS_OK);
-        if let Some(more) = there.checked_add(1) {
-            assert_eq!(aews_conn_consume_output(conn.conn, more), AEWS_ERR_MISUSE);
-            assert!(!error_text(conn.conn).is_empty(), "misuse without a text");
-        }
-        // That was a call, so what was told before it is not valid any more.
-        assert_eq!(aews_conn_output(conn.conn, &mut data, &mut there), AEWS_OK);
-        let len = len.min(there);
-        if len > 0 {
-            conn.wire.extend(slice::from_raw_parts(data, len));
-        }
-        assert_eq!(aews_conn_consume_output(conn.conn, len), AEWS_OK);
-        let mut rest = 0;
-        assert_eq!(aews_conn_output(conn.conn, &mut data, &mut rest), AEWS_OK);
-        assert_eq!(rest, there - len, "what is left of the output");
-    }
-}
-
-/// Asserts that what has left are whole frames.
-fn check_wire(conn: &Conn) {
-    if conn.spoiled {
-        return;
-    }
-    let frames = decode(&conn.wire, conn.masked);
-    let allowed = if conn.deflate { RSV1 } else { 0 };
-    for (at, frame) in frames.iter().enumerate() {
-        assert_eq!(frame.first & 0xF0 & !allowed, FIN, "{frame:?}");
-        assert!(frame.first & 0x0F != CLOSE || at + 1 == frames.len(), "a frame after Close");
-    }
-}
-
-/// A wish, and whether it can be.
-pub fn wish(source: &mut Source<'_>) -> (aews_deflate, bool) {
-    // SAFETY: all-zero is a valid wish as far as memory goes, and it is filled in at once.
-    let mut wish: aews_deflate = unsafe { mem::zeroed() };
-    // SAFETY: the wish is a local.
-    assert_eq!(unsafe { aews_deflate_init(&mut wish) }, AEWS_OK);
-    let bits = source.byte();
-    if bits & 1 != 0 {
-        let mut number = || c_int::from(source.byte() as i8 % 20);
-        wish.server_max_window_bits = number();
-        wish.client_max_window_bits = number();
-        wish.level = number();
-    }
-    wish.threshold = usize::from(bits >> 4);
-    wish.server_no_context_takeover = c_int::from(bits & 2);
-    wish.client_no_context_takeover = c_int::from(bits & 4);
-    let windows = [wish.server_max_window_bits, wish.client_max_window_bits];
-    let valid = windows.iter().all(|bits| (8..=15).contains(bits)) && (0..=9).contains(&wish.level);
-    (wish, valid)
-}
-
-/// What has no connection.
-fn texts(source: &mut Source<'_>) {
-    let (wish, valid) = wish(source);
-    let offer = source.payload();
-    // SAFETY: all pointers are to locals.
-    unsafe {
-        let mut text = [0x55; AEWS_EXTENSIONS_LEN as usize];
-        let status = aews_deflate_offer(&wish, text.as_mut_ptr());
-        assert_eq!(status, if valid { AEWS_OK } else { AEWS_ERR_MISUSE }, "offer");
-        if valid {
-            let offer = CStr::from_ptr(text.as_ptr()).to_str().expect("an offer in UTF-8");
-            assert!(offer.starts_with("permessage-deflate; "), "{offer}");
-        }
-        let mut text = [0x55; AEWS_EXTENSIONS_LEN as usize];
-        let status =
-            aews_deflate_answer(offer.as_ptr().cast(), offer.len(), &wish, text.as_mut_ptr());
-        let documented =
-            if valid { [AEWS_OK, AEWS_AGAIN, AEWS_ERR_MALFORMED] } else { [AEWS_ERR_MISUSE; 3] };
-        assert!(documented.contains(&status), "answer: {status}");
-        if status == AEWS_OK || status == AEWS_ERR_MALFORMED {
-            let text = CStr::from_ptr(text.as_ptr()).to_str().expect("an answer in UTF-8");
-            assert!(!text.is_empty());
-        }
-        let mut random = [0; 8];
-        assert_eq!(aews_random(random.as_mut_ptr(), random.len()), AEWS_OK);
-        assert_eq!(aews_abi_version(), AEWS_ABI_VERSION);
-        assert_eq!(aews_process_generation(), aews_process_generation());
-    }
 }
