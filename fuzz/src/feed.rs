@@ -21,9 +21,19 @@ pub struct Feed {
 #[derive(Clone, Copy, Debug)]
 pub struct Way {
     /// Through a socket, from which large frames are read straight into their message.
-    pub socket: bool,
-    /// Events are asked for when all is in, not after every piece.
-    pub late: bool,
+    socket: bool,
+    /// When events are asked for.
+    ask: Ask,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Ask {
+    /// After every read.
+    Always,
+    /// After every second one, from the first on: what is read straight into a message lies there meanwhile.
+    Seldom,
+    /// When all is in.
+    Late,
 }
 
 #[derive(Clone, Debug)]
@@ -38,6 +48,8 @@ pub const SOCKET: u8 = 1;
 pub const LATE: u8 = 2;
 /// Pieces of one size, instead of cuts. See [`SOCKET`].
 pub const EVERY: u8 = 4;
+/// See [`SOCKET`].
+pub const SELDOM: u8 = 8;
 
 /// How many pieces there are at most.
 const PIECES: usize = 400;
@@ -45,15 +57,21 @@ const PIECES: usize = 400;
 impl Feed {
     /// All at once, without a socket.
     pub const WHOLE: Feed =
-        Feed { way: Way { socket: false, late: false }, cuts: Cuts::At(Vec::new()) };
+        Feed { way: Way { socket: false, ask: Ask::Always }, cuts: Cuts::At(Vec::new()) };
 
     /// Byte by byte, as far as that does not take long.
-    pub const BYTES: Feed = Feed { way: Way { socket: false, late: false }, cuts: Cuts::Every(1) };
+    pub const BYTES: Feed =
+        Feed { way: Way { socket: false, ask: Ask::Always }, cuts: Cuts::Every(1) };
 
     /// Reads one.
     pub fn read(source: &mut Source<'_>) -> Feed {
         let bits = source.byte();
-        let way = Way { socket: bits & SOCKET != 0, late: bits & LATE != 0 };
+        let ask = match bits & (LATE | SELDOM) {
+            0 => Ask::Always,
+            SELDOM => Ask::Seldom,
+            _ => Ask::Late,
+        };
+        let way = Way { socket: bits & SOCKET != 0, ask };
         let cuts = if bits & EVERY != 0 {
             Cuts::Every(source.number())
         } else {
@@ -86,26 +104,29 @@ impl Feed {
         mut look: impl FnMut(&[Seen]),
     ) -> Vec<Seen> {
         let mut seen = vec![];
-        let mut tell = |connection: &mut Connection| {
-            let new = drain(connection);
-            look(&new);
-            seen.extend(new);
+        let mut reads = 0;
+        let mut tell = |connection: &mut Connection, at_end: bool| {
+            reads += 1;
+            let asks = match self.way.ask {
+                Ask::Always => true,
+                Ask::Seldom => reads % 2 == 1,
+                Ask::Late => false,
+            };
+            if asks || at_end {
+                let new = drain(connection);
+                look(&new);
+                seen.extend(new);
+            }
         };
         for piece in self.pieces(bytes) {
             if self.way.socket {
-                through_socket(connection, piece, |connection| {
-                    if !self.way.late {
-                        tell(connection);
-                    }
-                });
+                through_socket(connection, piece, |connection| tell(connection, false));
             } else {
                 connection.receive(piece);
-                if !self.way.late {
-                    tell(connection);
-                }
+                tell(connection, false);
             }
         }
-        tell(connection);
+        tell(connection, true);
         seen
     }
 }

@@ -1,7 +1,7 @@
 //! What runs start from: a few inputs for each target, with each kind of frame, command, message, header and call in
 //! one of them at least. They are written here rather than kept as files, since it can be read what they are.
 
-use crate::feed::{EVERY, LATE, SOCKET};
+use crate::feed::{EVERY, LATE, SELDOM, SOCKET};
 use crate::setup::{DEFLATE, MASKED, NO_INCOMING_TAKEOVER, NO_OUTGOING_TAKEOVER, NO_UTF8};
 use crate::target::decoder::{COMPRESSED, KEY};
 use crate::target::deflate::{HOSTILE, NO_TAKEOVER};
@@ -27,9 +27,15 @@ const RFC_KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 const LIMITS: [u8; 3] = [204, 128, 0];
 const SMALL: [u8; 3] = [20, 3, 30];
 
-/// Ways to feed: two cuts; through a socket; byte by byte, late; in thousands, through a socket, late.
-const FEEDS: [&[u8]; 4] =
-    [&[2 << 4, 0, 3, 0, 9], &[SOCKET], &[EVERY | LATE, 0, 1], &[EVERY | SOCKET | LATE, 0x40, 0]];
+/// Ways to feed: two cuts; through a socket; byte by byte, late; in large pieces, through a socket, late; with three cuts,
+/// through a socket, asking seldom.
+const FEEDS: [&[u8]; 5] = [
+    &[2 << 4, 0, 3, 0, 9],
+    &[SOCKET],
+    &[EVERY | LATE, 0, 1],
+    &[EVERY | SOCKET | LATE, 0x40, 0],
+    &[3 << 4 | SOCKET | SELDOM, 0, 30, 0, 55, 0, 101],
+];
 
 /// A payload of a piece repeated up to the length with this number; see `Source::payload`.
 fn long(piece: &[u8], number: u8) -> Vec<u8> {
@@ -96,6 +102,11 @@ fn large(how: u8) -> Vec<Vec<u8>> {
             described(FIN | RSV1 | TEXT, how | COMPRESSED, &short(b"Hello")),
         ]
         .concat(),
+        // Lengths that are just too short, and just not, for the field that they are in.
+        described(FIN | BINARY, how | 0xC0, &long(b"x", 1)),
+        described(FIN | BINARY, how | 0xC0, &long(b"x", 2)),
+        described(FIN | BINARY, how | 0xD0, &long(b"x", 12)),
+        described(FIN | BINARY, how | 0xD0, &long(b"x", 13)),
         described(FIN | BINARY, how | 0xC0, &short(b"x")),
         described(FIN | BINARY, how | 0xD0, &short(b"x")),
         described(FIN | BINARY, how | 0xE0, &short(b"x")),
@@ -112,9 +123,10 @@ fn decoder() -> Vec<Vec<u8>> {
             let limits = if at % 3 == 2 { SMALL } else { LIMITS };
             seeds.push([&deflate[..], &limits, &[55, 0], feed, &[0], &wire].concat());
         }
-        for (at, wire) in large(if key.is_some() { KEY } else { 0 }).into_iter().enumerate() {
-            let feed = FEEDS[at % FEEDS.len()];
-            seeds.push([&[role | DEFLATE][..], &[0; 3], &[55, 0], feed, &[1], &wire].concat());
+        for wire in large(if key.is_some() { KEY } else { 0 }) {
+            for feed in [FEEDS[1], FEEDS[3], FEEDS[4]] {
+                seeds.push([&[role | DEFLATE][..], &[0; 3], &[55, 0], feed, &[1], &wire].concat());
+            }
         }
     }
     let plain = frame(FIN | TEXT, None, b"Hello");
@@ -204,6 +216,18 @@ fn pair() -> Vec<Vec<u8>> {
             }
             seeds.push(seed);
         }
+        // A large message, in pieces through a socket: read straight into it, and behind that.
+        let mut seed = setup.clone();
+        for side in [0, 1] {
+            let drain = [6 | (1 - side), 10];
+            seed.extend([6 | side, 0, BINARY]);
+            seed.extend(long(b"abcdefg", 12));
+            seed.extend([6 | side, 8, 0x80 | (1 - side), 201]);
+            seed.extend(drain);
+            seed.extend([0x80 | (1 - side), 33, 0x82 | (1 - side)]);
+            seed.extend(drain);
+        }
+        seeds.push(seed);
     }
     seeds
 }
@@ -264,6 +288,7 @@ fn handshake() -> Vec<Vec<u8>> {
         (0, "permessage-deflate; server_no_context_takeover; client_no_context_takeover"),
         (0, "foo, permessage-deflate; server_max_window_bits=16, permessage-deflate; x=1, ,"),
         (0, "a ; b ; c = d;e=\"f\\g\" ,, g;h,"),
+        (0, "a;b=\"\""),
         (1, "permessage-deflate; server_no_context_takeover; server_max_window_bits=10"),
         (1, "permessage-deflate; client_max_window_bits=9; client_no_context_takeover"),
         (1, "permessage-deflate, permessage-deflate"),
