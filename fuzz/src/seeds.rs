@@ -27,8 +27,8 @@ const RFC_KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 const LIMITS: [u8; 3] = [204, 128, 0];
 const SMALL: [u8; 3] = [20, 3, 30];
 
-/// Ways to feed: two cuts; through a socket; byte by byte, late; in large pieces, through a socket, late; with three cuts,
-/// through a socket, asking seldom.
+/// Ways to feed: two cuts; through a socket; byte by byte, late; in large pieces, through a socket, late; with three
+/// cuts, through a socket, asking seldom.
 const FEEDS: [&[u8]; 5] = [
     &[2 << 4, 0, 3, 0, 9],
     &[SOCKET],

@@ -16,8 +16,8 @@ use aews::handshake;
 
 use crate::source::Source;
 
-/// What the first byte chooses, by its remainder: an offer that a server gets, an answer that a client gets, an offer of
-/// ours and what comes of it, a request, a response.
+/// What the first byte chooses, by its remainder: an offer that a server gets, an answer that a client gets, an
+/// offer of ours and what comes of it, a request, a response.
 pub const KINDS: u8 = 5;
 
 /// The input: what it is, two wishes, a place, and the text.
