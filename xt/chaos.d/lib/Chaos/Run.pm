@@ -76,7 +76,7 @@ sub _cycle ($self, $number) {
         connecting  => $connected - $started,
         seconds     => AE::time - $started,
         clients     => [map { $_->{resident} } @released],
-        map { ($_ => $settled->{$_}) } qw(resident peak descriptors living),
+        map { ($_ => $settled->{$_}) } qw(resident in_use peak descriptors living),
     };
 }
 
@@ -93,11 +93,16 @@ sub messages_of_cycle ($self, $cycle) {
     return $messages;
 }
 
-# By how many percent the server's memory has grown from the last cycle of the warm-up to the last one of all.
-sub growth ($self) {
+# By how many percent the server's memory, resident or in use, has grown from the last cycle of the warm-up to the last
+# one of all.
+sub growth ($self, $which) {
     my @cycles = @{ $self->{cycles_done} };
-    my ($before) = grep { $_->{is_warm_up} } reverse @cycles;
-    return 100 * ($cycles[-1]{resident} / $before->{resident} - 1);
+    return 100 * ($cycles[-1]{$which} / $self->before->{$which} - 1);
+}
+
+sub before ($self) {
+    my ($before) = grep { $_->{is_warm_up} } reverse @{ $self->{cycles_done} };
+    return $before;
 }
 
 # Sentences, each of which begins with what it is about.
@@ -120,9 +125,11 @@ sub _judge ($self) {
         push @wrong, "connections: $done were as they should be $in, of $self->{run}{connections}"
             if $done != $self->{run}{connections};
     }
-    my $growth = $self->growth;
-    push @wrong, sprintf 'memory: %+.2f %% is more than %s %%', $growth, $self->{tolerance}
-        if $growth > $self->{tolerance};
+    for my $which (qw(resident in_use)) {
+        my $growth = $self->growth($which);
+        push @wrong, sprintf 'memory: %+.2f %% %s is more than %s %%', $growth, $which =~ tr/_/ /r, $self->{tolerance}
+            if $growth > $self->{tolerance};
+    }
     return @wrong;
 }
 

@@ -11,7 +11,7 @@ use constant { TEXT => 1, BINARY => 2 };
 
 # What bodies are cut out of: any bytes; and characters of one to four bytes in turn, so that a piece of whole tens is
 # UTF-8.
-use constant POOL => 1 << 20;
+use constant POOL => 1_000_000;
 my ($bytes, $text);
 
 sub _fill () {
