@@ -37,7 +37,7 @@ sub source (%arg) {
     my $sockets = $arg{tcp} ? _tcp_pairs() : \&_socket_pair;
     my %handle  = (client => [], server => []);
     if ($transport eq 'TLS') {
-        require Tls;
+        die why_not($transport), "\n" if why_not($transport);
         %handle = (
             client => [tls => 'connect', tls_ctx => Tls::tls_context('connect')],
             server => [tls => 'accept',  tls_ctx => Tls::tls_context('accept')],
