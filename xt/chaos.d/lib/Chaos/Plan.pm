@@ -14,7 +14,7 @@ our @EXPORT_OK = qw(kinds about share_of);
 
 # Of a hundred connections; who is at fault, and what is seen of it.
 my @KINDS = (
-    [healthy           => 52, 'both sides send numbered messages at random times, then one side ends it: close, drop or EOF'],
+    [healthy           => 52, 'both sides send numbered messages, then one side ends it: close, drop or EOF'],
     [slow              => 4,  'the peer sends a message bytes one by one, and gets it back'],
     ['slow handshake'  => 2,  'the peer sends its request bytes one by one, and is never done'],
     [reset             => 6,  'the peer resets (SO_LINGER 0), with data on its way in both directions'],
@@ -64,7 +64,9 @@ sub new ($class, $run, $cycle, $number) {
 
 # What is sent to a peer that does not read.
 sub stalled_stream ($plan, $run) {
-    return Chaos::Stream->new(key => "stalled $plan->{key_server}", count => 16, amount => $run->{stalled} / 16, largest => $run->{stalled});
+    return Chaos::Stream->new(
+        key => "stalled $plan->{key_server}", count => 16, amount => $run->{stalled} / 16, largest => $run->{stalled},
+    );
 }
 
 # One of several things, always the same for a connection.

@@ -50,7 +50,7 @@ sub _cycle ($self, $number) {
     $clients->[$_]->tell('cycle', $number, $self->{port}, $_, scalar @$clients) for 0 .. $#$clients;
     $_->await('connected', $patience) for @$clients;
     my $count = $server->ask($patience, 'count', 'count');
-    $_->tell('go') for $server, @$clients;
+    $_->tell('go') for @$clients, $server;
     my $connected = AE::time;
     # Those that are not over in time are told of by the release.
     for my $client (@$clients) { eval { $client->await('over', $run->{seconds} + $patience) } }

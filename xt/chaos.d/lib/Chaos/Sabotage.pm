@@ -5,11 +5,10 @@ package Chaos::Sabotage;
 use v5.36;
 
 use AnyEvent::WebSocket::Message;
-use Exporter qw(import);
 
-our @EXPORT_OK = qw(ways);
+use Chaos::Stream;
 
-# What is to be found; where 'lost' and so on is meant, that there is one at least.
+# What each is to be found by: how the sentences of Chaos::Run begin.
 my %FOUND = (
     lose       => 'lost',
     swap       => 'reordered',
@@ -23,11 +22,11 @@ my %FOUND = (
     warning    => 'problems',
 );
 
-sub ways ()       { sort keys %FOUND }
+sub ways ()      { sort keys %FOUND }
 sub found ($way)  { $FOUND{$way} }
 
 our $way = '';
-my ($sent, $held) = (0);
+my $sent = 0;
 
 # One in so many messages is spoilt.
 use constant RATE => 100;

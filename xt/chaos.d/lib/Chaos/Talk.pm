@@ -72,7 +72,8 @@ sub _take ($self, $message) {
 }
 
 sub _end_if_done ($self) {
-    return if $self->{ending} || $self->{timer} || $self->{next} < $self->{stream}->count || !$self->{checker}->is_complete;
+    return if $self->{ending} || $self->{timer} || $self->{next} < $self->{stream}->count;
+    return if !$self->{checker}->is_complete;
     my ($how, $side) = @{ $self->{plan}{ending} }{qw(how side)};
     return if $side ne $self->{side};
     $self->{ending} = 1;
