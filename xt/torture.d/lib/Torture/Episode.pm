@@ -26,7 +26,7 @@ use constant LONGEST_LINGER => 4;
 # Callbacks that act inside of callbacks that act.
 use constant DEEPEST => 4;
 
-# Arguments: seed; actions: how many at the top; patience; trace: told of each action.
+# Arguments: seed; actions: how many at the top; tls: percent of the pairs; patience; trace: told of each action.
 sub new ($class, %arg) {
     return bless {
         %arg, numbers => Differential::Numbers->new("torture $arg{seed}"), ends => [], violations => [], depth => 0,
@@ -65,7 +65,7 @@ sub _make_pair ($self, $number) {
     my @ends = map { Torture::End->new(name => "$number$_", episode => $self) } qw(a b);
     my @limits = (max_payload_size => 0, max_fragments => 0);
     my $narrow = $numbers->percent(30);
-    my $tls    = $numbers->percent(8) && !why_no_tls();
+    my $tls    = $numbers->percent($self->{tls}) && !why_no_tls();
     for my $i (0, 1) {
         my $socket = ($one, $other)[$i];
         setsockopt $socket, SOL_SOCKET, SO_SNDBUF, pack 'i', 4096 or die "SO_SNDBUF: $!\n" if $narrow;
