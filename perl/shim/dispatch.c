@@ -176,7 +176,7 @@ static void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
 
 /* Has what there is to be told told from the event loop, where that is not happening anyway. */
 void dispatch_soon(pTHX_ shim *s) {
-    if (s->ready && !s->dispatching && !s->paused && aews_conn_has_input(s->core))
+    if (s->ready && !s->dispatching && !s->paused && !s->dead && aews_conn_has_input(s->core))
         call_perl(aTHX_ "later", sv_2mortal(closure_new(aTHX_ s, dispatch_later)), NULL, NULL, 0);
 }
 
