@@ -9,7 +9,7 @@ use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 use Peer qw(
     connection_and_peer socket_pair tcp_pair handle_on frame close_frame read_frames run_until
-    run_for settle nested record
+    run_for settle nested record parse_frames read_until_eof
 );
 use Socket qw(SOL_SOCKET SO_RCVBUF SO_SNDBUF);
 use Test2::V0;
@@ -313,6 +313,19 @@ subtest 'objects go when they are done with' => sub {
     ok defined ${ $weak[0] }, 'the connection stays while the program has it';
     undef $connection;
     is [grep { defined $$_ } @weak], [], 'then it goes, with its handle';
+};
+
+subtest 'what is unsent is sent after the end of the peer, too (C8)' => sub {
+    my ($connection, $peer) = connection_and_peer();
+    $connection->send('x' x 60_000) for 1 .. 50;
+    my $finished;
+    $connection->on(finish => sub { $finished = 1 });
+    syswrite $peer, close_frame(1000);
+    shutdown $peer, 1;
+    run_until { $finished } 'finish';
+    undef $connection;
+    my @frames = parse_frames(my $bytes = read_until_eof($peer));
+    is [scalar(grep { $_->{opcode} == 1 } @frames), $frames[-1]{opcode}], [50, 8], 'all messages, and Close';
 };
 
 done_testing;

@@ -27,8 +27,10 @@ sub _patience {
 # Takes the descriptor and the queue out of a plain handle.
 sub plain {
     my ($handle) = @_;
+    # With its end read, nothing makes the kernel reset: the handle itself sends what is unsent.
+    return if $handle->{_eof} || !$handle->{fh};
     my $fh = delete $handle->{fh};
-    return if $handle->{_eof} || !$fh || !defined fileno $fh;
+    return if !defined fileno $fh;
     my $wbuf = delete $handle->{wbuf} // '';
     delete $handle->{_ww};
     my $patience = _patience($handle);
