@@ -78,7 +78,8 @@ for my $class (qw(AnyEvent::Handle Derived::Handle)) {
             my ($frames, $sent) = exhaust($peer);
             is $frames, [[1, 'got it'], [8, pack 'n', 1011]], 'a message before is answered, then there is Close 1011';
             cmp_ok $sent, '>', 16 * $MIB, 'for want of memory, since much was taken';
-            cmp_ok $sent, '<', $MEMORY,   'but not more than there is';
+            # Some is on its way by then, and more is sent before the Close is seen.
+            cmp_ok $sent, '<', 2 * $MEMORY, 'but not for ever';
             note sprintf '%s: %.1f MiB of the message were taken, of %d MiB of address space', $class, $sent / $MIB,
                 $MEMORY / $MIB;
             close $peer;

@@ -215,7 +215,7 @@ sub shut_down_handle {
     return $handle->push_shutdown if ref $handle ne 'AnyEvent::Handle';
     # A descriptor that was closed behind the handle's back is an error to it, but there is nothing to
     # shut down.
-    return if !$handle->{fh} || !defined fileno $handle->{fh};
+    return if $handle->{fh} && !defined fileno $handle->{fh};
     return $handle->push_shutdown unless handle_is_known();
     return AnyEvent::WebSocket::Connection::Linger::shut_down_tls($handle) if $handle->{tls};
     # With nothing left to send it has run.
