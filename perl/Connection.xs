@@ -133,15 +133,20 @@ static void deflate_options(pTHX_ SV *options, aews_deflate *out) {
     out->threshold = (size_t)value[5];
 }
 
+/* A reference is no string, unless it says how it is one. */
+static void check_string(pTHX_ SV *string, const char *method) {
+    SvGETMAGIC(string);
+    if (SvROK(string) && !SvAMAGIC(string))
+        croak("%s takes a string", method);
+}
+
 /* The octets of a string that is text, whatever its UTF-8 flag says. */
 static aews_slice text_octets(pTHX_ SV *string, const char *method) {
     aews_slice slice;
     STRLEN len;
     const char *data;
     const U8 *bad;
-    SvGETMAGIC(string);
-    if (SvROK(string) && !SvAMAGIC(string))
-        croak("%s takes a string", method);
+    check_string(aTHX_ string, method);
     data = SvOK(string) ? SvPV_nomg(string, len) : (len = 0, "");
     if (SvUTF8(string)) {
         if (!is_c9strict_utf8_string_loc((const U8 *)data, len, &bad))
@@ -161,9 +166,7 @@ static aews_slice text_octets(pTHX_ SV *string, const char *method) {
 static aews_slice binary_octets(pTHX_ SV *string, const char *method) {
     aews_slice slice;
     STRLEN len;
-    SvGETMAGIC(string);
-    if (SvROK(string) && !SvAMAGIC(string))
-        croak("%s takes a string", method);
+    check_string(aTHX_ string, method);
     if (SvROK(string) || SvUTF8(string)) {
         string = sv_mortalcopy(string);
         (void)SvPV_force_nolen(string);
@@ -173,6 +176,12 @@ static aews_slice binary_octets(pTHX_ SV *string, const char *method) {
     slice.data = (const uint8_t *)(SvOK(string) ? SvPV_nomg(string, len) : (len = 0, ""));
     slice.len = len;
     return slice;
+}
+
+/* While callbacks run, in a pause, and before the event loop has been idle, what the peer sends waits in the socket: it
+ * cannot be judged. */
+static bool is_held_up(shim *s) {
+    return s->dispatching || s->paused || !s->ready;
 }
 
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection
@@ -577,9 +586,7 @@ unsent(live_shim *s)
 bool
 has_received(live_shim *s)
   CODE:
-    /* While callbacks run, and before the event loop has been idle, what the peer sends waits in the
-     * socket: it cannot be judged. */
-    RETVAL = s->received || s->dispatching || s->paused || !s->ready;
+    RETVAL = s->received || is_held_up(s);
     s->received = FALSE;
   OUTPUT:
     RETVAL
@@ -596,7 +603,7 @@ something_came(live_shim *s)
 bool
 has_talked(live_shim *s)
   CODE:
-    RETVAL = s->talked || s->dispatching || s->paused || !s->ready;
+    RETVAL = s->talked || is_held_up(s);
     s->talked = FALSE;
   OUTPUT:
     RETVAL

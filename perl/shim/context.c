@@ -10,15 +10,15 @@ static SV *shared_key(pTHX_ const char *name) {
 }
 
 static void fill(pTHX_ context *cxt) {
-    static const char *const attributes[] = {"handle", "masked", "subprotocol", "max_payload_size",
+    static const char *const attributes[ATTRIBUTES] = {"handle", "masked", "subprotocol", "max_payload_size",
                                              "max_fragments", "validate_utf8", "close_timeout", "role",
                                              "max_message_size", "extensions", "max_write_buffer",
                                              "ping_interval", "ping_timeout", "idle_timeout"};
-    static const char *const closes[] = {"close_code", "close_reason", "close_error"};
+    static const char *const closes[CLOSES] = {"close_code", "close_reason", "close_error"};
     int i;
-    for (i = 0; i < 14; i++)
+    for (i = 0; i < ATTRIBUTES; i++)
         cxt->key.attribute[i] = shared_key(aTHX_ attributes[i]);
-    for (i = 0; i < 3; i++)
+    for (i = 0; i < CLOSES; i++)
         cxt->key.close[i] = shared_key(aTHX_ closes[i]);
     cxt->key.fh = shared_key(aTHX_ "fh");
     cxt->key.tls = shared_key(aTHX_ "tls");

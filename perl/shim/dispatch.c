@@ -155,6 +155,26 @@ static void protect_globals(pTHX) {
     GvSV(PL_defgv) = newSV(0);
 }
 
+/* What is around the program's callbacks. */
+static void enter_callbacks(pTHX_ shim *s) {
+    dSP;
+    ENTER;
+    SAVETMPS;
+    /* The connection lives until its callbacks have run, even if the program lets go of it in one of
+     * them (compat C14). */
+    SAVEFREESV(SvREFCNT_inc_simple_NN((SV *)s->self));
+    protect_globals(aTHX);
+    /* A stack of its own, so that `next` in a callback does not find a loop of the program's. */
+    PUSHSTACKi(PERLSI_UNKNOWN);
+}
+
+static void leave_callbacks(pTHX) {
+    dSP;
+    POPSTACK;
+    FREETMPS;
+    LEAVE;
+}
+
 /* Calls a function of the Perl part. What it throws goes to the event loop (compat C15), but only
  * when all is done that has to be: the first exception is kept until then. */
 static void call_keeping(pTHX_ SV **kept, const char *function, shim *s, SV *first, SV *second) {
@@ -188,19 +208,10 @@ void dispatch(pTHX_ shim *s) {
     if (s->dispatching || !s->ready)
         return;
     ENTER;
-    SAVETMPS;
     s->dispatching = TRUE;
     s->started = transport_clock();
     SAVEDESTRUCTOR_X(stop_dispatching, shim_hold(s));
-    /* The connection lives until its callbacks have run, even if the program lets go of it in one of
-     * them (compat C14). */
-    SAVEFREESV(SvREFCNT_inc((SV *)s->self));
-    protect_globals(aTHX);
-    {
-        /* A stack of its own, so that `next` in a callback does not find a loop of the program's. */
-        dSP;
-        PUSHSTACKi(PERLSI_UNKNOWN);
-    }
+    enter_callbacks(aTHX_ s);
     for (;;) {
         round_of_delivery(aTHX_ s, &out);
         sv_2mortal(out.first);
@@ -225,8 +236,7 @@ void dispatch(pTHX_ shim *s) {
         /* A pause that ended when the last round had. */
         dispatch_soon(aTHX_ s);
     }
-    POPSTACK;
-    FREETMPS;
+    leave_callbacks(aTHX);
     LEAVE;
     if (exception)
         croak_sv(sv_2mortal(exception));
@@ -239,7 +249,7 @@ static void tell_drained(pTHX_ shim *s, void *data) {
 
 /* All that waited to be sent has left, a turn of the event loop ago. */
 void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
-    SV *exception;
+    SV *died, *exception = NULL;
     PERL_UNUSED_VAR(ax);
     PERL_UNUSED_VAR(items);
     if (s->finished || s->finish_pending || !aews_conn_is_writable(s->core) || !is_delivering(aTHX_ s))
@@ -249,28 +259,18 @@ void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
         transport_watch_drain(aTHX_ s);
         return;
     }
-    transport_drained(aTHX_ s);
+    transport_held_pong(aTHX_ s);
     if (!callbacks_any(s, ON_DRAIN))
         return;
-    ENTER;
-    SAVETMPS;
-    SAVEFREESV(SvREFCNT_inc_simple_NN((SV *)s->self));
-    protect_globals(aTHX);
-    {
-        dSP;
-        PUSHSTACKi(PERLSI_UNKNOWN);
-    }
-    exception = run_in_eval(aTHX_ s, tell_drained, NULL);
-    if (exception) {
-        sv_2mortal(exception);
+    enter_callbacks(aTHX_ s);
+    died = run_in_eval(aTHX_ s, tell_drained, NULL);
+    if (died) {
         aews_conn_fail(s->core);
         transport_output(aTHX_ s);
         transport_flush(aTHX_ s);
-        exception = call_perl(aTHX_ "on_exception", sv_2mortal(newRV_inc((SV *)s->self)), exception, NULL, G_EVAL);
+        call_keeping(aTHX_ &exception, "on_exception", s, sv_2mortal(died), NULL);
     }
-    POPSTACK;
-    FREETMPS;
-    LEAVE;
+    leave_callbacks(aTHX);
     if (exception)
         croak_sv(sv_2mortal(exception));
 }

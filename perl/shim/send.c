@@ -148,12 +148,9 @@ static void send_one(pTHX_ broadcast *b, shim *s) {
     if (sends_by_itself(aTHX_ b, SvSTASH(s->self)))
         call_send(aTHX_ s, b->message);
     else if ((frame = shared_frame(aTHX_ b, s))) {
-        bool limited = is_limited(s, b->opcode);
-        s->talked = TRUE;
-        if (!limited || transport_has_room(aTHX_ s, frame->len))
+        if (may_say(aTHX_ s, b->opcode, frame->len))
             transport_send(aTHX_ s, &nothing, NULL, frame);
-        if (limited)
-            transport_has_room(aTHX_ s, 0);
+        said(aTHX_ s, b->opcode);
     } else
         send_message(aTHX_ s, b->opcode, &b->payload);
     b->sent += !s->finished && !s->finish_pending;

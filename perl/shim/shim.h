@@ -117,6 +117,10 @@ typedef void protected_body(pTHX_ shim *, void *data);
 
 #define FUNCTIONS_KNOWN 32
 
+/* How many read-only accessors there are that find their value by its key, and how many that can be written. */
+#define ATTRIBUTES 14
+#define CLOSES 3
+
 /* Perl values that are looked up often, one set for each interpreter. */
 typedef struct {
     /* Keys of hashes, with their hash values. */
@@ -124,7 +128,7 @@ typedef struct {
         SV *fh, *tls, *tls_wbuf, *rbuf, *wbuf, *on_read, *on_drain, *autocork, *rw, *ww, *queue;
         SV *body, *opcode;
         /* Of the Connection, in the order of its accessors. */
-        SV *attribute[14], *close[3];
+        SV *attribute[ATTRIBUTES], *close[CLOSES];
     } key;
     HV *handle_stash;
     HV *destroyed_stash;
@@ -247,7 +251,7 @@ void transport_pause(pTHX_ shim *);
 void transport_unpause(pTHX_ shim *);
 void transport_resume(pTHX_ shim *);
 void transport_pong(pTHX_ shim *);
-void transport_drained(pTHX_ shim *);
+void transport_held_pong(pTHX_ shim *);
 bool transport_watch_drain(pTHX_ shim *);
 void transport_cut_off(pTHX_ shim *, SV *text);
 STRLEN transport_unsent(pTHX_ shim *);
@@ -278,15 +282,23 @@ static inline bool is_limited(shim *s, U8 opcode) {
     return s->rare && s->rare->max_write_buffer && opcode < 8;
 }
 
-/* Sends what the program wants to say. */
-static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
-    bool limited = is_limited(s, opcode);
+/* Before what the program wants to say: whether it may. */
+static inline bool may_say(pTHX_ shim *s, U8 opcode, STRLEN len) {
     s->talked |= opcode < 8;
-    if (limited && !transport_has_room(aTHX_ s, payload->len))
+    return !is_limited(s, opcode) || transport_has_room(aTHX_ s, len);
+}
+
+/* After it. */
+static inline void said(pTHX_ shim *s, U8 opcode) {
+    if (is_limited(s, opcode))
+        transport_has_room(aTHX_ s, 0);
+}
+
+static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
+    if (!may_say(aTHX_ s, opcode, payload->len))
         return;
     send_frame(aTHX_ s, opcode, payload);
-    if (limited)
-        transport_has_room(aTHX_ s, 0);
+    said(aTHX_ s, opcode);
 }
 
 /* lifetime.c: calls to the Perl part, and to the handle. With G_EVAL in `flags` the exception is

@@ -621,7 +621,7 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
 
 /* Sends the Pong that has been waiting for what is before it to leave. Nothing may follow a Close frame (RFC 6455
  * section 5.5.1). */
-static void send_held_pong(pTHX_ shim *s) {
+void transport_held_pong(pTHX_ shim *s) {
     static const aews_slice nothing = {NULL, 0};
     SV *pong = s->rare ? s->rare->pong : NULL;
     if (pong) {
@@ -645,7 +645,7 @@ void transport_output(pTHX_ shim *s) {
         /* A copy, since sending may call back, and the program may then do anything. */
         SV *copy = sv_2mortal(newSVpvn((const char *)output.data, output.len));
         aews_conn_consume_output(s->core, output.len);
-        send_held_pong(aTHX_ s);
+        transport_held_pong(aTHX_ s);
         output.data = (const uint8_t *)SvPVX(copy);
         /* As a payload, since a compressed message may be large enough not to be corked. */
         if (!s->finished)
@@ -673,12 +673,6 @@ void transport_pong(pTHX_ shim *s) {
         s->rare->pongs = 0;
     }
     transport_output(aTHX_ s);
-}
-
-/* All that was before it has left. */
-void transport_drained(pTHX_ shim *s) {
-    if (s->rare && s->rare->pong && aews_conn_is_writable(s->core))
-        send_held_pong(aTHX_ s);
 }
 
 /* Sends what waits for the end of the dispatch. */
