@@ -4,6 +4,7 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::panic::resume_unwind;
 use std::ptr::NonNull;
 use std::{fmt, mem, slice};
 
@@ -114,7 +115,7 @@ impl Block {
         let old = if self.capacity == 0 { std::ptr::null_mut() } else { self.data.as_ptr() };
         // SAFETY: `old` is null or came from `malloc` or `realloc` and was not freed since.
         let data = unsafe { libc::realloc(old.cast(), size) };
-        self.data = NonNull::new(data.cast()).expect("out of memory for a message");
+        self.data = NonNull::new(data.cast()).unwrap_or_else(|| out_of_memory());
         self.capacity = capacity;
     }
 
@@ -194,6 +195,13 @@ impl Block {
     pub unsafe fn from_raw(data: NonNull<u8>, len: usize, size: usize) -> Block {
         Block { data, len, capacity: size - 1 }
     }
+}
+
+/// A panic without the panic hook: that may want memory for a backtrace, which there is none of, and whoever catches
+/// it says what it was.
+#[cold]
+fn out_of_memory() -> ! {
+    resume_unwind(Box::new("out of memory for a message"))
 }
 
 impl Default for Block {

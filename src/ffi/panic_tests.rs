@@ -297,8 +297,8 @@ mod out_of_memory {
         let output = Command::new(env::current_exe().unwrap())
             .args(["--exact", &test, "--test-threads=1", "--nocapture"])
             .env(MARK, "1")
-            // A backtrace takes memory, too, and AddressSanitizer would keep what is freed.
-            .env("RUST_BACKTRACE", "0")
+            // AddressSanitizer would keep what is freed.
+            .env("RUST_BACKTRACE", "1")
             .env("ASAN_OPTIONS", format!("{asan}:{AT_ONCE}"))
             .output()
             .unwrap();
@@ -306,7 +306,7 @@ mod out_of_memory {
         let errors = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{}\n{printed}\n{errors}", output.status);
         assert!(printed.contains("1 passed"), "{printed}");
-        assert!(errors.contains("out of memory for a message"), "{errors}");
+        assert!(!errors.contains("panicked"), "no hook may want memory for it: {errors}");
         false
     }
 
