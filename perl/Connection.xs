@@ -547,6 +547,14 @@ cut_off(live_shim *s, SV *text)
   CODE:
     transport_cut_off(aTHX_ s, text);
 
+# How many hold it.
+UV
+references(SV *reference)
+  CODE:
+    RETVAL = SvREFCNT(SvRV(reference));
+  OUTPUT:
+    RETVAL
+
 NV
 monotonic()
   CODE:

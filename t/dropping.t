@@ -256,6 +256,33 @@ subtest 'dropped with unsent data and unread input (C8)' => sub {
     }
 };
 
+subtest 'dropped in a callback that the handle runs, with more to read (C8, C14)' => sub {
+    my ($ours, $peer) = tcp_pair();
+    setsockopt $ours, SOL_SOCKET, SO_SNDBUF, 1 << 20;
+    setsockopt $peer, SOL_SOCKET, SO_RCVBUF, 1 << 14;
+    AnyEvent::fh_unblock($peer);
+    my $connection = AnyEvent::WebSocket::Connection->new(handle => handle_on($ours));
+    undef $ours;
+    settle();
+    # From now on the handle reads by itself.
+    $_->stop_read, $_->start_read for $connection->handle;
+    my $data = 'y' x (300 << 10);
+    $connection->on(next_message => sub {
+        $connection->send($data);
+        undef $connection;
+    });
+    # More than the handle reads at once.
+    my $input  = frame(payload => 'x' x 30_000) x 60;
+    my $writer = AE::io $peer, 1, sub { substr $input, 0, syswrite($peer, $input) // 0, '' };
+    run_until { !$connection } 'the drop';
+    undef $writer;
+    settle();
+    my $frames = rest_of($peer);
+    is scalar(@$frames), 2, 'two frames, then EOF';
+    ok $frames->[0] && $frames->[0][1] eq $data, 'the data, complete';
+    is $frames->[1], $CLOSE, 'Close';
+};
+
 subtest 'dropped while the program keeps the handle (D3)' => sub {
     my ($connection, $peer) = connection_and_peer();
     my $record = record($connection);

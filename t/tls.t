@@ -21,7 +21,9 @@ use AnyEvent::Handle;
 use AnyEvent::WebSocket::Connection;
 use Errno qw(EBADF);
 use Scalar::Util qw(weaken);
-use Peer qw(socket_pair tcp_pair frame close_frame parse_frames run_until nested settle history finished);
+use Peer qw(
+    socket_pair tcp_pair frame close_frame parse_frames run_until nested settle history finished start_program
+);
 
 my $CONNECTION = 'AnyEvent::WebSocket::Connection';
 my $MIB        = 1 << 20;
@@ -225,6 +227,81 @@ for my $role ('accept', 'connect') {
         $connection->send('l' x (5 * $MIB))->send('behind');
         undef $connection;
         is await_end($peer), short('l' x (5 * $MIB), 'behind', pack 'n', 1000), 'all of it arrives, then EOF';
+    };
+
+    subtest "$role: dropped in its own callback, with more to read (C8, C14, C21)" => sub {
+        my ($ours, $theirs) = socket_pair();
+        my ($connection, $peer) = map { $CONNECTION->new(handle => tls_handle(@$_), max_payload_size => 0) }
+            [$ours, $role], [$theirs, $OTHER{$role}];
+        $_ = undef for $ours, $theirs;
+        my $history = history($peer);
+        $connection->send('ready');
+        run_until { @$history } 'TLS';
+        my $handle  = $connection->handle;
+        weaken($handle);
+        $connection->on(next_message => sub {
+            $connection->send('y' x 30_000) for 1 .. 4;
+            undef $connection;
+        });
+        $peer->send('x' x 30_000) for 1 .. 60;
+        run_until { finished($history) } 'finish';
+        is short(@$history[1 .. $#$history - 1]), short(('y' x 30_000) x 4), 'what it has sent arrives';
+        is [$history->[-1], $peer->close_code], [[finish => undef], 1000], 'and its Close, and no reset';
+        undef $peer;
+        run_until { !$handle } 'the handle to go';
+    };
+
+    subtest "$role: dropped in its own callback, while the program keeps the handle (C20, D3)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        established($connection, $peer);
+        my $handle = $connection->handle;
+        $connection->on(next_message => sub { undef $connection });
+        $peer->{handle}->push_write(frame(payload => 'x', @mask));
+        is await_frames($peer, 1), [pack 'n', 1000], 'Close';
+        settle();
+        is [exists $handle->{linger}, !!$handle->{tls}], [F(), T()], 'the handle is as it was';
+        $handle->on_read(sub { });
+    };
+
+    subtest "$role: dropped with a closed descriptor (C20)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        established($connection, $peer);
+        my $handle = $connection->handle;
+        close $handle->fh;
+        weaken($handle);
+        ok no_warnings { undef $connection; settle() }, 'without a warning';
+        ok !$handle, 'the handle is gone';
+    };
+
+    subtest "$role: the program ends while a dropped connection has unsent data (C8, D3)" => sub {
+        for my $where ('in its callback', 'later') {
+            my ($other, $wait) = start_program("my \$role = '$role'; my \$later = ${\($where eq 'later' ? 1 : 0)};"
+                . <<'            END');
+                use AnyEvent::TLS;
+                use Tls qw(tls_context);
+                my $destroy = AnyEvent::Handle->can('DESTROY');
+                no warnings 'redefine';
+                *AnyEvent::Handle::DESTROY = sub {
+                    # A watcher that is made when the event loop is gone may be a crash.
+                    my $watches = length $_[0]{wbuf} && (!exists $_[0]{linger} || $_[0]{linger});
+                    print "it would linger in the end\n" if ${^GLOBAL_PHASE} eq 'DESTRUCT' && $watches;
+                    $destroy->(@_) unless $watches;
+                };
+                our $c = AnyEvent::WebSocket::Connection->new(max_payload_size => 0, handle => AnyEvent::Handle->new(
+                    fh => program_socket(), tls => $role, tls_ctx => tls_context($role)));
+                my $came;
+                my $drop = sub { $c->send('x' x (8 << 20)); undef $c; exit 3 };
+                $c->send('hello')->on(next_message => $later ? sub { $came = 1 } : $drop);
+                run_until { $came } 'a message';
+                $drop->();
+            END
+            my $peer = peer($other, $OTHER{$role});
+            await_frames($peer, 1);
+            $peer->{handle}->push_write(frame(payload => 'x', @mask));
+            # Nothing more is read.
+            delete $peer->{handle}{_rw};
+            is [$wait->()], [3 << 8, ''], "it ends quietly, $where";
+        }
     };
 
     subtest "$role: the handle is destroyed with unsent data (C20, C21)" => sub {

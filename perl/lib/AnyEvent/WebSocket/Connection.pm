@@ -101,9 +101,9 @@ sub BUILD {
     my $role = $self->role;
     Carp::croak("role must be 'client' or 'server'") if defined $role && !$ROLE{$role};
     $self->{masked} = ($role // '') eq 'client' ? 1 : 0 unless exists $self->{masked};
-    defined $self->{$_} && _number($_ => $self->{$_}) for qw(close_timeout ping_interval ping_timeout idle_timeout);
 
     # By methods, since a derived class may have its own.
+    _number($_ => $self->$_) for qw(close_timeout ping_interval ping_timeout idle_timeout);
     no warnings 'once';
     my $max_payload_size = _limit(max_payload_size => $self->max_payload_size,
         $Protocol::WebSocket::Frame::MAX_PAYLOAD_SIZE // 65536);
@@ -157,6 +157,7 @@ END {
     # What goes through a handle is written by syswrite, and the peer may be gone.
     local $SIG{PIPE} = 'IGNORE';
     AnyEvent::WebSocket::Connection::Shim::at_exit();
+    AnyEvent::WebSocket::Connection::Shim::decide();
 }
 
 1;

@@ -21,16 +21,21 @@ my $WAITING = 30;
 
 sub _patience {
     my ($handle) = @_;
-    return exists $handle->{linger} ? $handle->{linger} : $SENDING;
+    return exists $handle->{linger} ? $handle->{linger} || 0 : $SENDING;
+}
+
+# For an AnyEvent::Handle that nobody else has.
+sub linger {
+    my ($handle) = @_;
+    # With its end read, nothing makes the kernel reset: the handle itself sends what is unsent.
+    return if $handle->{_eof} || !$handle->{fh} || !defined fileno $handle->{fh};
+    $handle->{tls} ? _tls($handle) : _plain($handle);
 }
 
 # Takes the descriptor and the queue out of a plain handle.
-sub plain {
+sub _plain {
     my ($handle) = @_;
-    # With its end read, nothing makes the kernel reset: the handle itself sends what is unsent.
-    return if $handle->{_eof} || !$handle->{fh};
     my $fh = delete $handle->{fh};
-    return if !defined fileno $fh;
     my $wbuf = delete $handle->{wbuf} // '';
     delete $handle->{_ww};
     my $patience = _patience($handle);
@@ -44,7 +49,8 @@ sub plain {
             substr $wbuf, 0, $written, '';
             return if length $wbuf;
             delete $watcher{write};
-            shutdown $fh, 1;
+            # On a pipe there is nothing to wait for.
+            shutdown $fh, 1 or return $end->();
             $watcher{timer} = AE::timer($WAITING, 0, $end);
         }
         elsif ($! != EAGAIN && $! != EINTR) {
@@ -68,15 +74,17 @@ sub plain {
 }
 
 # Keeps a handle with TLS alive, since what is unsent may be in several places inside it.
-sub tls {
+sub _tls {
     my ($handle) = @_;
-    return if $handle->{_eof};
-    my $hold = $handle;
+    my $patience = _patience($handle);
+    my $hold     = $handle;
     my $timer;
     my $end = sub { undef $timer; undef $hold };
     $handle->on_error($end);
     $handle->on_eof($end);
-    $timer = AE::timer(_patience($handle), 0, $end);
+    $timer = AE::timer($patience, 0, $end);
+    # Its destructor may run when there is no event loop any more.
+    $handle->{linger} = 0;
     shut_down_tls($handle, sub { $timer = AE::timer($WAITING, 0, $end) if $hold });
 }
 

@@ -177,19 +177,36 @@ sub cork {
     $handle->{_ww} = AE::io($handle->{fh}, 1, $watcher);
 }
 
+# Handles without a connection that may be held only by what runs: one of their methods.
+my %undecided;
+
 # The connection is gone; the handle may stay with the program. `$last` says that it does not.
 sub detach {
     my ($handle, $direct, $last) = @_;
     if ($direct) {
         delete $handle->{_rw};
-        AnyEvent::WebSocket::Connection::Linger::plain($handle) if $last;
     }
     else {
         $handle->on_read(sub { $_[0]{rbuf} = '' });
         # With a pause the peer's end would not be seen.
         hand_over($handle) if ref $handle eq 'AnyEvent::Handle' && is_parked($handle);
-        AnyEvent::WebSocket::Connection::Linger::tls($handle) if $last && has_tls($handle);
     }
+    return unless ref $handle eq 'AnyEvent::Handle' && handle_is_known();
+    return AnyEvent::WebSocket::Connection::Linger::linger($handle) if $last;
+    my ($address, $process) = (refaddr($handle), $$);
+    $undecided{$address} = $handle;
+    later(sub {
+        my $handle = delete $undecided{$address};
+        return unless ref $handle eq 'AnyEvent::Handle' && references($handle) == 1;
+        # What waits is not a child's to send (compat D3).
+        if   ($process == $$) { AnyEvent::WebSocket::Connection::Linger::linger($handle) }
+        else                  { dont_linger($handle) }
+    });
+}
+
+# At the end of the program, when there is no event loop that a destructor could go on with.
+sub decide {
+    dont_linger($_) for values %undecided;
 }
 
 # Not in the process that made the connection: what waits to be sent is the parent's to send (compat
@@ -223,12 +240,6 @@ sub shut_down_handle {
     # As push_shutdown does it.
     delete $handle->{low_water_mark};
     $handle->on_drain($shut_down);
-}
-
-# Whether this is a handle whose inside we know, with TLS.
-sub has_tls {
-    my ($handle) = @_;
-    return ref $handle eq 'AnyEvent::Handle' && $handle->{tls} && handle_is_known();
 }
 
 # and with code,

@@ -57,7 +57,7 @@ sub start_closing {
     my ($connection) = @_;
     # With that the timer is forgotten, but once only.
     AnyEvent::WebSocket::Connection::Shim::on_closing($connection)
-        and _start($connection, close => $connection->{close_timeout});
+        and _start($connection, close => $connection->close_timeout);
 }
 
 sub _waits_for {
