@@ -79,6 +79,22 @@ for my $way (each_way()) {
         is \@told, ['on_drain', 'drain', 'on_drain'], 'which stays';
     };
 
+    subtest "a program that wraps what is in on_drain, $name (C20)" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $handle = $connection->handle;
+        my @told;
+        $connection->on(drain => sub { push @told, 'drain' });
+        $connection->send($MIB);
+        my $wrapped = $handle->{on_drain};
+        $handle->on_drain(sub { push @told, 'on_drain'; $wrapped->(@_) });
+        $connection->send('behind');
+        $far->frames(2);
+        run_until { @told == 2 } 'drain';
+        settle();
+        is \@told, ['on_drain', 'drain'], 'each is told once';
+        ok $handle->{on_drain}, 'and its code stays';
+    };
+
     subtest "much is sent by way of drain, $name" => sub {
         my ($connection, $far) = connection_and_far(@options);
         my ($sent, $most) = (0, 0);

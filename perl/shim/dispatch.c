@@ -169,7 +169,6 @@ static void enter_callbacks(pTHX_ shim *s) {
 }
 
 static void leave_callbacks(pTHX) {
-    dSP;
     POPSTACK;
     FREETMPS;
     LEAVE;
@@ -254,11 +253,15 @@ void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
     PERL_UNUSED_VAR(items);
     if (s->finished || s->finish_pending || !aews_conn_is_writable(s->core) || !is_delivering(aTHX_ s))
         return;
+    /* A program that wraps what is in on_drain may have several of ours there. */
+    if (!s->rare || !s->rare->waits)
+        return;
     if (transport_refused(aTHX_ s)) {
         /* Something has come after it. */
         transport_watch_drain(aTHX_ s);
         return;
     }
+    s->rare->waits = FALSE;
     transport_held_pong(aTHX_ s);
     if (!callbacks_any(s, ON_DRAIN))
         return;

@@ -34,8 +34,10 @@ typedef struct {
     /* How many bytes of Pongs were sent behind what waits, and one that waits until that has left. */
     STRLEN pongs;
     SV *pong;
-    /* A weak reference to the code of ours in the handle's on_drain. */
+    /* A weak reference to the code of ours in the handle's on_drain, and whether something has waited since it was told
+     * that all has left. */
     SV *drain;
+    bool waits;
 } rarities;
 
 /* One connection. It lives as long as somebody counts it: the Connection object (as magic on its hash)

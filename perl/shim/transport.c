@@ -450,6 +450,7 @@ bool transport_watch_drain(pTHX_ shim *s) {
     SV *before, *after;
     if (!handle)
         return FALSE;
+    rare->waits = TRUE;
     before = code_on_drain(aTHX_ handle);
     if (before && rare->drain && SvROK(rare->drain) && before == SvRV(rare->drain))
         return TRUE;

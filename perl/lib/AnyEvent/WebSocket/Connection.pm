@@ -593,8 +593,9 @@ Each Pong of the peer, also those that answer no Ping.
  $connection->on(drain => sub { my ($connection) = @_; ... });
 
 All that waited to be sent has left. This comes each time after the socket has not taken something at once, and not after
-C<close>. It uses the handle's C<on_drain>, with what the program has there called first; a program that
-sets that anew meanwhile does without this one. Objects that are no AnyEvent::Handle do not tell.
+C<close>. It uses the handle's C<on_drain>, with what the program has there called first. A program that
+sets that anew meanwhile does without this event, and without the answer to a Ping that waits for it, until something is
+sent again. Objects that are no AnyEvent::Handle do not tell.
 
 =head1 ERRORS
 
