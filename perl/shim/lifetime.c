@@ -121,8 +121,6 @@ static void say_goodbye(pTHX_ shim *s, void *data) {
     if (transport_is_lost(aTHX_ s)) {
         transport_flush(aTHX_ s);
     } else if (s->generation == aews_process_generation()) {
-        /* The object's own reference and ours. */
-        SV *last = boolSV(SvREFCNT(SvRV(s->handle)) <= 2);
         if (owes_close(s)) {
             aews_conn_close(s->core, 1000, NULL, 0);
             transport_output(aTHX_ s);
@@ -131,7 +129,7 @@ static void say_goodbye(pTHX_ shim *s, void *data) {
         transport_flush(aTHX_ s);
         if (s->stopped)
             call_perl(aTHX_ "go_on_reading", s->handle, NULL, NULL, 0);
-        call_perl(aTHX_ "detach", s->handle, direct, last, 0);
+        call_perl(aTHX_ "detach", s->handle, direct, boolSV(s->finished), 0);
     } else {
         call_perl(aTHX_ "abandon", s->handle, direct, NULL, 0);
     }

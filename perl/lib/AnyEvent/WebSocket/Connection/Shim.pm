@@ -180,9 +180,10 @@ sub cork {
 # Handles without a connection that may be held only by what runs: one of their methods.
 my %undecided;
 
-# The connection is gone; the handle may stay with the program. `$last` says that it does not.
+# The connection is gone. So is the handle, unless the program keeps it; if there is something to linger for, because the
+# connection has not ended before, it does.
 sub detach {
-    my ($handle, $direct, $last) = @_;
+    my ($handle, $direct, $ended) = @_;
     if ($direct) {
         delete $handle->{_rw};
     }
@@ -191,13 +192,14 @@ sub detach {
         # With a pause the peer's end would not be seen.
         hand_over($handle) if ref $handle eq 'AnyEvent::Handle' && is_parked($handle);
     }
-    return unless ref $handle eq 'AnyEvent::Handle' && handle_is_known();
-    return AnyEvent::WebSocket::Connection::Linger::linger($handle) if $last;
+    return if $ended || ref $handle ne 'AnyEvent::Handle' || !handle_is_known();
+    # The connection still holds it twice, and this function does.
+    return AnyEvent::WebSocket::Connection::Linger::linger($handle) if references($handle) <= 3;
     my ($address, $process) = (refaddr($handle), $$);
     $undecided{$address} = $handle;
     later(sub {
         my $handle = delete $undecided{$address};
-        return unless ref $handle eq 'AnyEvent::Handle' && references($handle) == 1;
+        return if references($handle) > 1 || ref $handle ne 'AnyEvent::Handle';
         # What waits is not a child's to send (compat D3).
         if   ($process == $$) { AnyEvent::WebSocket::Connection::Linger::linger($handle) }
         else                  { dont_linger($handle) }
