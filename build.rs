@@ -49,8 +49,17 @@ mod shim {
     use std::process::Command;
 
     /// What `Connection.xs` is glue for.
-    const SOURCES: [&str; 8] =
-        ["callbacks", "closure", "context", "dispatch", "lifetime", "message", "send", "transport"];
+    const SOURCES: [&str; 9] = [
+        "backlog",
+        "callbacks",
+        "closure",
+        "context",
+        "dispatch",
+        "lifetime",
+        "message",
+        "send",
+        "transport",
+    ];
 
     pub fn build() {
         for path in ["Connection.xs", "Handshake.xs", "typemap", "aews.h", "shim"] {

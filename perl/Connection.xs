@@ -238,7 +238,7 @@ send_text(shim *s, SV *string = &PL_sv_undef, ...)
 UV
 buffered_amount(shim *s, ...)
   CODE:
-    RETVAL = s ? transport_refused(aTHX_ s) : 0;
+    RETVAL = s ? backlog_refused(aTHX_ s) : 0;
   OUTPUT:
     RETVAL
 
@@ -325,8 +325,8 @@ on(shim *s, SV *event, SV *callback = &PL_sv_undef, ...)
         croak("the callback for %" SVf " is not a code reference", SVfARG(event));
     if (s) {
         callbacks_add(aTHX_ s, number, callback);
-        if (number == ON_DRAIN && !s->finished && transport_refused(aTHX_ s))
-            transport_watch_drain(aTHX_ s);
+        if (number == ON_DRAIN && !s->finished && backlog_refused(aTHX_ s))
+            backlog_watch(aTHX_ s);
         RETVAL = cancel_new(aTHX_ s, number, callback);
     } else {
         RETVAL = cancel_nothing(aTHX);
@@ -339,7 +339,7 @@ was_clean(shim *s, ...)
   CODE:
     if (items > 1)
         croak("was_clean is a read-only accessor");
-    RETVAL = s && !s->lost && aews_conn_was_clean(s->core) && !transport_unsent(aTHX_ s);
+    RETVAL = s && !s->lost && aews_conn_was_clean(s->core) && !backlog_unsent(aTHX_ s);
   OUTPUT:
     RETVAL
 
@@ -586,7 +586,7 @@ ping(shim *s, SV *payload)
 UV
 unsent(live_shim *s)
   CODE:
-    RETVAL = transport_unsent(aTHX_ s);
+    RETVAL = backlog_unsent(aTHX_ s);
   OUTPUT:
     RETVAL
 

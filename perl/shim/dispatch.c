@@ -73,13 +73,13 @@ static void deliver_control(pTHX_ shim *s, SV *connection, aews_event *event) {
     if (!callbacks_any(s, on)) {
         aews_event_free(event);
         if (on == ON_PING)
-            transport_pong(aTHX_ s);
+            backlog_pong(aTHX_ s);
         return;
     }
     if (on == ON_PING) {
         SV *payload = sv_2mortal(newSVpvn((const char *)event->data, event->len));
         aews_event_free(event);
-        transport_pong(aTHX_ s);
+        backlog_pong(aTHX_ s);
         event->data = (uint8_t *)SvPVX(payload);
         event->len = SvCUR(payload);
     }
@@ -256,13 +256,13 @@ void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
     /* A program that wraps what is in on_drain may have several of ours there. */
     if (!s->rare || !s->rare->waits)
         return;
-    if (transport_refused(aTHX_ s)) {
+    if (backlog_refused(aTHX_ s)) {
         /* Something has come after it. */
-        transport_watch_drain(aTHX_ s);
+        backlog_watch(aTHX_ s);
         return;
     }
     s->rare->waits = FALSE;
-    transport_held_pong(aTHX_ s);
+    backlog_held_pong(aTHX_ s);
     if (!callbacks_any(s, ON_DRAIN))
         return;
     enter_callbacks(aTHX_ s);
@@ -310,7 +310,7 @@ void dispatch_ready(pTHX_ shim *s, I32 ax, I32 items) {
 void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
     /* After an error that is not fatal the handle goes on. */
     if (items >= 3 && SvTRUE(ST(1)))
-        s->lost |= transport_unsent(aTHX_ s) > 0;
+        s->lost |= backlog_unsent(aTHX_ s) > 0;
     if (s->finished || s->finish_pending)
         return;
     if (items >= 3) {

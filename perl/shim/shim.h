@@ -164,6 +164,12 @@ void context_boot(pTHX);
 void context_clone(pTHX);
 context *context_get(pTHX);
 
+/* The inside of a handle that has one. */
+static inline HV *handle_hash(shim *s) {
+    SV *handle = s->handle && SvROK(s->handle) ? SvRV(s->handle) : NULL;
+    return handle && SvTYPE(handle) == SVt_PVHV ? (HV *)handle : NULL;
+}
+
 /* The value behind a key, or NULL. A string that is a key of hashes is there once in the interpreter, so
  * that comparing pointers finds it. Perl's own way takes several times as long, and there are a dozen of these
  * for each message. Keys that once were UTF-8 are the exception, and a hash with one of them says so. */
@@ -252,13 +258,15 @@ void transport_flush(pTHX_ shim *);
 void transport_pause(pTHX_ shim *);
 void transport_unpause(pTHX_ shim *);
 void transport_resume(pTHX_ shim *);
-void transport_pong(pTHX_ shim *);
-void transport_held_pong(pTHX_ shim *);
-bool transport_watch_drain(pTHX_ shim *);
 void transport_cut_off(pTHX_ shim *, SV *text);
-STRLEN transport_unsent(pTHX_ shim *);
-STRLEN transport_refused(pTHX_ shim *);
-bool transport_has_room(pTHX_ shim *, STRLEN more);
+
+/* backlog.c */
+STRLEN backlog_unsent(pTHX_ shim *);
+STRLEN backlog_refused(pTHX_ shim *);
+bool backlog_has_room(pTHX_ shim *, STRLEN more);
+bool backlog_watch(pTHX_ shim *);
+void backlog_pong(pTHX_ shim *);
+void backlog_held_pong(pTHX_ shim *);
 
 /* send.c */
 void send_special(pTHX_ shim *, aews_status, U8 opcode, const aews_slice *payload);
@@ -287,13 +295,13 @@ static inline bool is_limited(shim *s, U8 opcode) {
 /* Before what the program wants to say: whether it may. */
 static inline bool may_say(pTHX_ shim *s, U8 opcode, STRLEN len) {
     s->talked |= opcode < 8;
-    return !is_limited(s, opcode) || transport_has_room(aTHX_ s, len);
+    return !is_limited(s, opcode) || backlog_has_room(aTHX_ s, len);
 }
 
 /* After it. */
 static inline void said(pTHX_ shim *s, U8 opcode) {
     if (is_limited(s, opcode))
-        transport_has_room(aTHX_ s, 0);
+        backlog_has_room(aTHX_ s, 0);
 }
 
 static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {

@@ -27,8 +27,6 @@
 #define TURN_LEN (1 << 20)
 /* How much is read at the end: what a socket may have, with the usual limits, but not for ever. */
 #define DRAIN_LEN (8 << 20)
-/* From this much waiting on, no more than as many bytes of Pongs are put behind it. */
-#define PONGS_LEN 65536
 /* What wbuf may keep for the next time: an idle connection is to have no buffers to speak of. */
 #define WBUF_KEPT_LEN 512
 
@@ -38,11 +36,6 @@ static void drop_string(pTHX_ SV *string) {
     SvPV_free(string);
     forget_memory(string);
     sv_setpvs(string, "");
-}
-
-static HV *handle_hash(shim *s) {
-    SV *handle = s->handle && SvROK(s->handle) ? SvRV(s->handle) : NULL;
-    return handle && SvTYPE(handle) == SVt_PVHV ? (HV *)handle : NULL;
 }
 
 static bool is_plain(pTHX_ HV *handle) {
@@ -315,7 +308,7 @@ static void take_turn(pTHX_ shim *s) {
         HV *handle = s->self ? handle_hash(s) : NULL;
         total += received;
         if (total >= TURN_LEN || !s->direct || !is_plain(aTHX_ handle) || !watcher || reading_watcher(aTHX_ s) != watcher ||
-            taken_over(aTHX_ s, handle) || transport_unsent(aTHX_ s))
+            taken_over(aTHX_ s, handle) || backlog_unsent(aTHX_ s))
             break;
     }
 }
@@ -348,23 +341,6 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
 }
 
 /* ---- writing ---- */
-
-/* How much the handle still has to send. */
-STRLEN transport_unsent(pTHX_ shim *s) {
-    context *cxt = context_get(aTHX);
-    HV *handle = handle_hash(s);
-    SV *queues[2];
-    STRLEN len = 0;
-    int i;
-    if (!handle)
-        return 0;
-    queues[0] = hash_value(aTHX_ handle, cxt->key.wbuf);
-    queues[1] = hash_value(aTHX_ handle, cxt->key.tls_wbuf);
-    for (i = 0; i < 2; i++)
-        if (queues[i] && SvPOK(queues[i]))
-            len += SvCUR(queues[i]);
-    return len;
-}
 
 static SV *wbuf_of(pTHX_ HV *handle) {
     context *cxt = context_get(aTHX);
@@ -411,55 +387,12 @@ static void leave_to_parent(pTHX_ shim *s, HV *handle) {
 void transport_cut_off(pTHX_ shim *s, SV *text) {
     if (s->finished || s->finish_pending || s->quiet)
         return;
-    s->lost |= transport_unsent(aTHX_ s) > 0;
+    s->lost |= backlog_unsent(aTHX_ s) > 0;
     s->cut_off = s->finish_pending = TRUE;
     s->corked = FALSE;
     s->finish_text = newSVsv(text);
     call_perl(aTHX_ "give_up", s->handle, NULL, NULL, 0);
     dispatch(aTHX_ s);
-}
-
-/* How much the socket has not taken: not what only waits for the end of the dispatch. */
-STRLEN transport_refused(pTHX_ shim *s) {
-    return s->corked ? 0 : transport_unsent(aTHX_ s);
-}
-
-/* Whether a message of `more` bytes may be sent, by max_write_buffer: where something waits already, that and the message
- * are not to be more. Where they would be, the peer is given up. */
-bool transport_has_room(pTHX_ shim *s, STRLEN more) {
-    UV max = s->rare->max_write_buffer;
-    STRLEN waiting = transport_refused(aTHX_ s);
-    if (!waiting || (waiting <= max && more <= max - waiting))
-        return TRUE;
-    transport_cut_off(aTHX_ s, sv_2mortal(newSVpvf("write buffer is full: %" UVuf " bytes would wait for the peer, "
-                                                   "max_write_buffer is %" UVuf, (UV)(waiting + more), max)));
-    return FALSE;
-}
-
-/* The code in the handle's on_drain, or NULL. */
-static SV *code_on_drain(pTHX_ HV *handle) {
-    SV *code = hash_value(aTHX_ handle, context_get(aTHX)->key.on_drain);
-    return code && SvROK(code) ? SvRV(code) : NULL;
-}
-
-/* Has dispatch_drained called when nothing waits to be sent any more. Returns whether it will be: an object that is no
- * AnyEvent::Handle does not tell. */
-bool transport_watch_drain(pTHX_ shim *s) {
-    HV *handle = handle_hash(s);
-    rarities *rare = rarities_of(s);
-    SV *before, *after;
-    if (!handle)
-        return FALSE;
-    rare->waits = TRUE;
-    before = code_on_drain(aTHX_ handle);
-    if (before && rare->drain && SvROK(rare->drain) && before == SvRV(rare->drain))
-        return TRUE;
-    call_perl(aTHX_ "watch_drain", s->handle, sv_2mortal(closure_new(aTHX_ s, dispatch_drained)), NULL, 0);
-    after = code_on_drain(aTHX_ handle);
-    SvREFCNT_dec(rare->drain);
-    /* Weak, since what the program had there may hold the connection. */
-    rare->drain = after && after != before ? sv_rvweaken(newRV_inc(after)) : NULL;
-    return rare->drain != NULL;
 }
 
 /* Sends what waits in wbuf and then the slices; what the socket refuses goes to wbuf, for the handle
@@ -509,7 +442,7 @@ static void send_now(pTHX_ shim *s, HV *handle, int fd, SV *wbuf, const aews_sli
         handle_error(aTHX_ s, error);
     } else if (!all && is_plain(aTHX_ handle)) {
         if (callbacks_any(s, ON_DRAIN))
-            transport_watch_drain(aTHX_ s);
+            backlog_watch(aTHX_ s);
         call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
     }
 }
@@ -549,7 +482,7 @@ static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const 
         busy = hash_true(aTHX_ handle, cxt->key.ww);
         if (!busy)
             s->corked = FALSE;
-        wait = is_to_wait(s, transport_unsent(aTHX_ s), payload->len);
+        wait = is_to_wait(s, backlog_unsent(aTHX_ s), payload->len);
         if (wait && !busy && !hash_true(aTHX_ handle, cxt->key.on_drain))
             cork(aTHX_ s);
     }
@@ -557,8 +490,8 @@ static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const 
     if (wait)
         return;
     transport_flush(aTHX_ s);
-    if (callbacks_any(s, ON_DRAIN) && transport_refused(aTHX_ s))
-        transport_watch_drain(aTHX_ s);
+    if (callbacks_any(s, ON_DRAIN) && backlog_refused(aTHX_ s))
+        backlog_watch(aTHX_ s);
 }
 
 void transport_uncork(pTHX_ shim *s, I32 ax, I32 items) {
@@ -617,23 +550,7 @@ void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *fra
     else if (!busy && !s->corked)
         cork(aTHX_ s);
     else if (busy && callbacks_any(s, ON_DRAIN))
-        transport_watch_drain(aTHX_ s);
-}
-
-/* Sends the Pong that has been waiting for what is before it to leave. Nothing may follow a Close frame (RFC 6455
- * section 5.5.1). */
-void transport_held_pong(pTHX_ shim *s) {
-    static const aews_slice nothing = {NULL, 0};
-    SV *pong = s->rare ? s->rare->pong : NULL;
-    if (pong) {
-        aews_slice frame;
-        s->rare->pong = NULL;
-        sv_2mortal(pong);
-        frame.data = (const uint8_t *)SvPVX(pong);
-        frame.len = SvCUR(pong);
-        if (!s->finished)
-            transport_send(aTHX_ s, &nothing, NULL, &frame);
-    }
+        backlog_watch(aTHX_ s);
 }
 
 /* Sends what frames the core has made, control frames and compressed messages; none once the socket has ended. */
@@ -646,34 +563,12 @@ void transport_output(pTHX_ shim *s) {
         /* A copy, since sending may call back, and the program may then do anything. */
         SV *copy = sv_2mortal(newSVpvn((const char *)output.data, output.len));
         aews_conn_consume_output(s->core, output.len);
-        transport_held_pong(aTHX_ s);
+        backlog_held_pong(aTHX_ s);
         output.data = (const uint8_t *)SvPVX(copy);
         /* As a payload, since a compressed message may be large enough not to be corked. */
         if (!s->finished)
             transport_send(aTHX_ s, &nothing, NULL, &output);
     }
-}
-
-/* Sends the Pong that the core has made. Where the peer takes neither what it is sent nor many Pongs behind that, only the
- * last one waits: "the endpoint MAY elect to send a Pong frame for only the most recently processed Ping frame" (RFC 6455
- * section 5.5.3). */
-void transport_pong(pTHX_ shim *s) {
-    aews_slice output;
-    bool waits = transport_unsent(aTHX_ s) >= PONGS_LEN;
-    aews_conn_output(s->core, &output.data, &output.len);
-    if (waits && output.len) {
-        rarities *rare = rarities_of(s);
-        rare->pongs += output.len;
-        if (rare->pongs > PONGS_LEN && transport_watch_drain(aTHX_ s)) {
-            SvREFCNT_dec(rare->pong);
-            rare->pong = newSVpvn((const char *)output.data, output.len);
-            aews_conn_consume_output(s->core, output.len);
-            return;
-        }
-    } else if (s->rare) {
-        s->rare->pongs = 0;
-    }
-    transport_output(aTHX_ s);
 }
 
 /* Sends what waits for the end of the dispatch. */
@@ -698,8 +593,8 @@ void transport_flush(pTHX_ shim *s) {
     } else if (!s->direct || hash_true(aTHX_ handle, cxt->key.on_drain)) {
         uncork(aTHX_ s, handle);
         call_handle(aTHX_ s, "_drain_wbuf", NULL, NULL, 0);
-        if (callbacks_any(s, ON_DRAIN) && transport_refused(aTHX_ s))
-            transport_watch_drain(aTHX_ s);
+        if (callbacks_any(s, ON_DRAIN) && backlog_refused(aTHX_ s))
+            backlog_watch(aTHX_ s);
     } else {
         send_now(aTHX_ s, handle, fd, wbuf_of(aTHX_ handle), &nothing, &nothing);
     }
