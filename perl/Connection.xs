@@ -168,7 +168,7 @@ static aews_slice binary_octets(pTHX_ SV *string, const char *method) {
     STRLEN len;
     check_string(aTHX_ string, method);
     if (SvROK(string) || SvUTF8(string)) {
-        string = sv_mortalcopy(string);
+        string = sv_mortalcopy_flags(string, SV_NOSTEAL);
         (void)SvPV_force_nolen(string);
         if (!sv_utf8_downgrade(string, TRUE))
             croak("%s: the string has a wide character, which is no octet", method);
@@ -177,6 +177,9 @@ static aews_slice binary_octets(pTHX_ SV *string, const char *method) {
     slice.len = len;
     return slice;
 }
+
+/* How many Pings of ours wait for an answer to tell latency by; more than anybody sends in the time that takes. */
+#define PINGS 256
 
 /* While callbacks run, in a pause, and before the event loop has been idle, what the peer sends waits in the socket: it
  * cannot be judged. */
@@ -208,7 +211,7 @@ send(shim *s, SV *message = &PL_sv_undef, ...)
         if (GIMME_V != G_VOID)
             ST(0) = reference(aTHX_ s);
         opcode = message_parts(aTHX_ message, &payload, "send");
-        send_message(aTHX_ s, opcode, &payload);
+        send_frame(aTHX_ s, opcode, &payload);
     }
     if (GIMME_V == G_VOID)
         XSRETURN_EMPTY;
@@ -228,7 +231,7 @@ send_text(shim *s, SV *string = &PL_sv_undef, ...)
     payload = ix ? binary_octets(aTHX_ string, "send_binary") : text_octets(aTHX_ string, "send_text");
     if (s && !s->finished && aews_conn_is_writable(s->core)) {
         connection = reference(aTHX_ s);
-        send_message(aTHX_ s, ix ? 2 : 1, &payload);
+        send_frame(aTHX_ s, ix ? 2 : 1, &payload);
     } else {
         connection = ST(0);
     }
@@ -547,6 +550,21 @@ cut_off(live_shim *s, SV *text)
   CODE:
     transport_cut_off(aTHX_ s, text);
 
+# What these octets are as characters: all that RFC 3629 allows, also those that are none by themselves (U+FFFE, say). Undef
+# where they are not UTF-8.
+SV *
+characters(SV *octets)
+  PREINIT:
+    STRLEN len;
+    const char *data;
+  CODE:
+    data = SvPVbyte(octets, len);
+    if (!is_c9strict_utf8_string((const U8 *)data, len))
+        XSRETURN_UNDEF;
+    RETVAL = newSVpvn_utf8(data, len, TRUE);
+  OUTPUT:
+    RETVAL
+
 # How many hold it.
 UV
 references(SV *reference)
@@ -562,26 +580,26 @@ monotonic()
   OUTPUT:
     RETVAL
 
-# Whether it was sent.
-bool
+void
 ping(shim *s, SV *payload)
   PREINIT:
     aews_slice slice;
     STRLEN len;
   CODE:
-    RETVAL = s && !s->finished && aews_conn_is_writable(s->core);
-    if (RETVAL) {
+    if (s && !s->finished && aews_conn_is_writable(s->core)) {
         rarities *rare = rarities_of(s);
-        hold(aTHX_ s);
+        SV *self = reference(aTHX_ s);
         slice.data = (const uint8_t *)SvPVbyte(payload, len);
         slice.len = len;
-        SvREFCNT_dec(rare->ping);
-        rare->ping = newSVpvn((const char *)slice.data, len);
-        rare->ping_at = transport_monotonic();
+        if (!rare->pings)
+            rare->pings = newAV();
+        av_push(rare->pings, newSVpvn((const char *)slice.data, len));
+        av_push(rare->pings, newSVnv(transport_monotonic()));
+        while (av_top_index(rare->pings) >= 2 * PINGS)
+            SvREFCNT_dec(av_shift(rare->pings));
+        call_perl(aTHX_ "await_pong", self, NULL, NULL, 0);
         send_frame(aTHX_ s, 9, &slice);
     }
-  OUTPUT:
-    RETVAL
 
 UV
 unsent(live_shim *s)
@@ -624,7 +642,7 @@ close(shim *s, UV code, SV *reason)
   CODE:
     RETVAL = &PL_sv_undef;
     if (s) {
-        SV *self = reference(aTHX_ s);
+        SV *self = reference(aTHX_ s), *exception = NULL;
         octets = SvPVbyte(reason, len);
         aews_status status = aews_conn_close(s->core, (U16)code, (const uint8_t *)octets, len);
         if (status == AEWS_ERR_MISUSE) {
@@ -632,9 +650,10 @@ close(shim *s, UV code, SV *reason)
         } else if (status == AEWS_ERR_PANIC) {
             dispatch_soon(aTHX_ s);
         } else if (!s->finished) {
-            transport_output(aTHX_ s);
-            transport_flush(aTHX_ s);
+            send_keeping(aTHX_ &exception, s);
             call_perl(aTHX_ "shut_down", self, NULL, NULL, 0);
+            if (exception)
+                croak_sv(sv_2mortal(exception));
         }
     }
   OUTPUT:

@@ -7,7 +7,8 @@ use lib 't/lib';
 use AnyEvent;
 use AnyEvent::WebSocket::Connection;
 use Ending qw(is_open close_body);
-use Far    qw(each_way connection_and_far brief);
+use Errno  qw(EBADF);
+use Far    qw(each_way connection_and_far brief text_of_errno);
 use Scalar::Util qw(weaken);
 use Socket qw(SOL_SOCKET SO_SNDBUF);
 use Peer   qw(connection_and_peer frame history finished run_until run_for settle nested);
@@ -117,6 +118,28 @@ for my $way (each_way()) {
         $connection->send($MIB);
         is $far->rest, [[$TEXT, brief($MIB)], [$CLOSE, close_body(1011, '')]], 'the peer gets Close 1011';
         is $history, [[parse_error => "too dry\n"]], 'which is told';
+    };
+
+    subtest "nothing is drained where a drain callback has ended the connection, $name" => sub {
+        for my $end (qw(close exceed)) {
+            my ($connection, $far) = connection_and_far(@options, max_write_buffer => 2_000_000);
+            my @told;
+            $connection->on(drain => sub {
+                push @told, 'drain';
+                if   ($end eq 'close') { $_[0]->close }
+                else                   { $_[0]->send($MIB) for 1 .. 3 }
+                push @told, 'end of drain';
+            });
+            $connection->on(drain => sub { push @told, 'another drain' });
+            $connection->on(finish => sub { push @told, $_[1] // 'undef' });
+            $connection->send($MIB);
+            $far->frames(1);
+            run_until { @told } 'drain';
+            $far->hang_up if $end eq 'close';
+            run_until { $far->sip; @told > 2 } 'finish';
+            is \@told, ['drain', 'end of drain', $end eq 'close' ? 'undef' : match qr/\Awrite buffer is full/],
+                "$end: finish is the last";
+        }
     };
 
     subtest "max_write_buffer, $name" => sub {
@@ -277,6 +300,57 @@ subtest 'a peer that sends Pings and takes no Pongs does not fill the memory' =>
     is $far->frames(1), [[$TEXT, 'next']], 'the connection is in order';
 };
 
+subtest 'a peer that takes what it is sent gets its Pong, though the queue is never empty' => sub {
+    my ($connection, $far) = connection_and_far(way => 'directly', role => 'client');
+    my $fill = sub { $connection->send('q' x 10_000) while $connection->buffered_amount < 500_000 };
+    $fill->();
+    # More than are answered behind that.
+    $far->say(map { [$PING, sprintf '%0125d', $_] } 1 .. 700);
+    my ($last, $taken) = (0, 0);
+    run_until {
+        $fill->();
+        # Not all that there is.
+        $far->sip(20_000);
+        $fill->();
+        for (splice @{ $far->{frames} }) {
+            $taken++;
+            $last = $_->[1] + 0 if $_->[0] == $PONG;
+        }
+        $last == 700 || $taken > 2_000;
+    } 'the last Pong';
+    is $last, 700, 'the last one';
+};
+
+subtest 'max_write_buffer is about what a message is once it is compressed' => sub {
+    my ($connection, $far) = connection_and_far(
+        way               => 'directly', role => 'server', max_write_buffer => 2_000_000,
+        extensions        => 'permessage-deflate', permessage_deflate => {threshold => 0},
+    );
+    my $history = history($connection);
+    my $noise   = join '', map { pack 'N', rand 2**32 } 1 .. 400_000;
+    $connection->send($noise)->send('s' x 1_900_000);
+    ok $connection->buffered_amount > 1_000_000, 'much waits';
+    is $history, [], 'and what is behind it is small';
+    $connection->send($noise);
+    is $history, [[finish => match qr/\Awrite buffer is full: \d+ bytes would wait/]], 'while this is not';
+};
+
+subtest 'what the program sends by itself behind a cut (C20)' => sub {
+    my ($connection, $far) = connection_and_far(way => 'directly', role => 'server', max_write_buffer => 1000);
+    $connection->on(each_message => sub {
+        my ($connection) = @_;
+        $connection->send($MIB)->send('over');
+        $connection->handle->push_write('raw');
+        nested { $far->sip for 1 .. 100; run_for(0.05) };
+        $connection->handle->push_write('raw');
+    });
+    my $history = history($connection);
+    $far->say([$TEXT, 'go']);
+    run_until { finished($history) } 'finish';
+    $far->_read_until(sub { 0 }, 'EOF');
+    unlike $far->{bytes}, qr/raw/, 'does not leave';
+};
+
 # ---- receiving
 
 for my $way (each_way()) {
@@ -368,6 +442,16 @@ for my $way (each_way()) {
         run_until { finished($history) } 'finish';
         is $history, ['last', [finish => undef]], 'until it is over';
         is $connection->close_code, 1001, 'with the code';
+    };
+
+    subtest "resume where the program has closed the descriptor, $name (C20)" => sub {
+        my ($connection, $far) = connection_and_far(@options);
+        my $history = history($connection);
+        $connection->pause;
+        close $connection->handle->fh;
+        ok lives { $connection->resume }, 'does no harm' or diag $@;
+        run_until { finished($history) } 'finish';
+        is $history, [[finish => text_of_errno(EBADF)]], 'and ends the connection';
     };
 
     subtest "close ends a pause, $name" => sub {

@@ -264,6 +264,19 @@ subtest 'a Close frame made by the program is sent as it is (D2)' => sub {
     }
 };
 
+subtest "an exception of the handle's on_drain does not stop close half way (C17, C20, D6)" => sub {
+    my ($connection, $peer) = connection_and_peer(close_timeout => 0.1);
+    my $record = record($connection);
+    settle();
+    my $calls = 0;
+    # The first call is that of the method itself.
+    $connection->handle->on_drain(sub { die "ouch\n" if ++$calls == 2 });
+    is dies { $connection->close(4000) }, "ouch\n", 'it comes through';
+    is rest_of($peer), [[8, close_body(4000, '')]], 'Close, and the end of what we send';
+    run_until { @{ $record->{finish} } } 'finish';
+    is $record->{finish}, ['close timeout'], 'and the peer is waited for no longer than ever';
+};
+
 subtest 'close after a Close frame made by the program sends nothing (C17, D2)' => sub {
     my ($connection, $peer) = connection_and_peer();
     $connection->send(AnyEvent::WebSocket::Message->new(opcode => 8, body => close_body(4000, 'raw')));

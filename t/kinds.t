@@ -110,6 +110,11 @@ subtest 'text of a message' => sub {
     like dies { $messages[1]->text }, qr/\Atext: this is not a text message, its opcode is 2 at \Q${\ __FILE__}\E line/,
         'a binary one has none';
     is $messages[2]->text, '', 'an empty one';
+    # None of these is a character by itself, but there they are (RFC 3629, and Unicode's Corrigendum 9).
+    my $strange = join '', map { chr } 0xFFFE, 0xFFFF, 0xFDD0, 0x1FFFE, 0x10FFFF, 0;
+    $one->send_text($strange);
+    run_until { @messages == 4 } 'another';
+    { local $@ = 'mine'; is $messages[3]->text, $strange, 'non-characters'; is $@, 'mine', '$@ is left alone' }
     my $message = AnyEvent::WebSocket::Message->new(body => "caf\xE9\x{263A}");
     is $message->text, "caf\xE9\x{263A}", 'characters that the program has put there';
     $message = AnyEvent::WebSocket::Message->new(body => "caf\xE9");

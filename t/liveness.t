@@ -30,17 +30,20 @@ for my $way (each_way()) {
         is $far->frames(3), [[$PING, 'one'], [$PING, ''], [$PING, '0']], 'the Pings';
         $far->say([$PONG, 'one']);
         run_until { @pongs == 1 } 'a Pong';
-        is $connection->latency, undef, 'an answer to one before the last does not count';
-        $far->say([$PONG, '0']);
-        run_until { @pongs == 2 } 'the other';
         my $latency = $connection->latency;
         ok $latency > 0 && $latency < 5, 'the latency' or diag $latency;
+        run_for(0.01);
         $far->say([$PONG, '0']);
-        run_until { @pongs == 3 } 'one that answers nothing';
-        is $connection->latency, $latency, 'is none of it';
+        run_until { @pongs == 2 } 'the answer to the last';
+        ok $connection->latency >= $latency + 0.01, 'which took longer' or diag $connection->latency;
+        $latency = $connection->latency;
+        $far->say([$PONG, '0'], [$PONG, '']);
+        run_until { @pongs == 4 } 'one more, and one that is late';
+        is $connection->latency, $latency, 'answer nothing any more';
         is [map { [ref $_->[1], $_->[1]->is_pong ? 1 : 0, $_->[1]->body] } @pongs],
-            [map { ['AnyEvent::WebSocket::Message', 1, $_] } 'one', 0, 0], 'the messages';
+            [map { ['AnyEvent::WebSocket::Message', 1, $_] } 'one', 0, 0, ''], 'the messages';
         ref_is $pongs[0][0], $connection, 'with the connection';
+        like dies { $connection->ping([]) }, qr/\Aping takes a string at \Q${\ __FILE__}\E line/, 'a reference is no payload';
     };
 
     subtest "the peer's Pings, $name" => sub {
@@ -105,6 +108,37 @@ for my $way (each_way()) {
         $connection->ping;
         run_until { finished($history) } 'finish';
         is $history, [[finish => 'ping timeout']], 'and then somebody does';
+    };
+
+    subtest "a Ping behind one that was answered is waited for, $name" => sub {
+        my ($connection, $far) = connection_and_far(@options, ping_timeout => 8 * $unit);
+        my $history = history($connection);
+        my $pongs   = 0;
+        $connection->on(pong => sub { $pongs++ });
+        $connection->ping('one');
+        is $far->frames(1), [[$PING, 'one']], 'a Ping';
+        $far->say([$PONG, 'one']);
+        run_until { $pongs } 'its answer';
+        $connection->ping('two');
+        run_until { finished($history) } 'finish';
+        is $history, [[finish => 'ping timeout']], 'the silence that follows is seen';
+    };
+
+    subtest "an exception of the handle's on_drain does not end what is waited for, $name (C20)" => sub {
+        my ($connection, $far) = connection_and_far(@options, ping_interval => $unit, ping_timeout => 4 * $unit);
+        my $history = history($connection);
+        my $calls   = 0;
+        my @died;
+        no warnings 'once';
+        local $EV::DIED = sub { push @died, $@ };
+        # The first call is that of the method itself.
+        $connection->handle->on_drain(sub { die "ouch\n" if ++$calls == 2 });
+        until (finished($history)) {
+            eval { run_until { finished($history) } 'finish'; 1 } or push @died, $@;
+            last if @died > 1;
+        }
+        is \@died, ["ouch\n"], 'it goes to the event loop';
+        is $history, [[finish => 'ping timeout']], 'and the peer is cut off as ever';
     };
 
     subtest "a peer that says anything is there, $name" => sub {

@@ -64,8 +64,14 @@ bool backlog_watch(pTHX_ shim *s) {
     return rare->drain != NULL;
 }
 
-/* Sends the Pong that has been waiting for what is before it to leave. Nothing may follow a Close frame (RFC 6455
- * section 5.5.1). */
+/* Whether what waited when `pongs` began has left. What the program gives to the handle by itself does not count as given,
+ * so that it may be told late. */
+bool backlog_pongs_left(pTHX_ shim *s) {
+    UV unsent = backlog_unsent(aTHX_ s);
+    return s->rare->given >= unsent && s->rare->given - unsent >= s->rare->pongs_began;
+}
+
+/* Sends the Pong that has been held. Nothing may follow a Close frame (RFC 6455 section 5.5.1). */
 void backlog_held_pong(pTHX_ shim *s) {
     static const aews_slice nothing = {NULL, 0};
     SV *pong = s->rare ? s->rare->pong : NULL;
@@ -81,14 +87,17 @@ void backlog_held_pong(pTHX_ shim *s) {
 }
 
 /* Sends the Pong that the core has made. Where the peer takes neither what it is sent nor many Pongs behind that, only the
- * last one waits: "the endpoint MAY elect to send a Pong frame for only the most recently processed Ping frame" (RFC 6455
+ * last one is held: "the endpoint MAY elect to send a Pong frame for only the most recently processed Ping frame" (RFC 6455
  * section 5.5.3). */
 void backlog_pong(pTHX_ shim *s) {
     aews_slice output;
-    bool waits = backlog_unsent(aTHX_ s) >= PONGS_LEN;
     aews_conn_output(s->core, &output.data, &output.len);
-    if (waits && output.len) {
+    if (output.len && backlog_unsent(aTHX_ s) >= PONGS_LEN) {
         rarities *rare = rarities_of(s);
+        if (backlog_pongs_left(aTHX_ s)) {
+            rare->pongs = 0;
+            rare->pongs_began = rare->given;
+        }
         rare->pongs += output.len;
         if (rare->pongs > PONGS_LEN && backlog_watch(aTHX_ s)) {
             SvREFCNT_dec(rare->pong);
@@ -96,8 +105,6 @@ void backlog_pong(pTHX_ shim *s) {
             aews_conn_consume_output(s->core, output.len);
             return;
         }
-    } else if (s->rare) {
-        s->rare->pongs = 0;
     }
     transport_output(aTHX_ s);
 }

@@ -98,9 +98,10 @@ bool callbacks_any(shim *s, int event) {
     return code && AvFILLp(code) >= 0;
 }
 
-/* Runs the callbacks for an event that comes again; with a message, or NULL. What a callback adds or cancels counts
- * from the next time on, so the list is copied where there is more than one. */
-void callbacks_each(pTHX_ shim *s, int event, SV *connection, SV *message) {
+/* Runs the callbacks for an event that comes again; with a message, or NULL; but none once `is_over` says so, where there is
+ * such a function. What a callback adds or cancels counts from the next time on, so the list is copied where there is more
+ * than one. */
+void callbacks_each(pTHX_ shim *s, int event, SV *connection, SV *message, bool (*is_over)(pTHX_ shim *)) {
     callback_list *each = &s->on[event];
     SV *object = message ? SvRV(message) : NULL;
     SSize_t i, count = each->code ? av_top_index(each->code) + 1 : 0;
@@ -114,7 +115,7 @@ void callbacks_each(pTHX_ shim *s, int event, SV *connection, SV *message) {
             av_push(copy, SvREFCNT_inc(AvARRAY(each->code)[i]));
             av_push(copy, SvREFCNT_inc(cancel_at(aTHX_ s, event, i)));
         }
-        for (i = 0; i < count; i++) {
+        for (i = 0; i < count && !(is_over && is_over(aTHX_ s)); i++) {
             SV **pair = AvARRAY(copy) + 2 * i;
             call(aTHX_ s, pair[0], connection, message, object, pair[1]);
         }
@@ -134,5 +135,5 @@ void callbacks_message(pTHX_ shim *s, SV *connection, SV *message) {
             call(aTHX_ s, AvARRAY(next)[i], connection, message, object, NULL);
         refer(aTHX_ message, object);
     }
-    callbacks_each(aTHX_ s, ON_EACH_MESSAGE, connection, message);
+    callbacks_each(aTHX_ s, ON_EACH_MESSAGE, connection, message, NULL);
 }

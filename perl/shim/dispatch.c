@@ -47,22 +47,28 @@ static void deliver_message(pTHX_ shim *s, SV *connection, aews_event *event, in
     if (on == ON_EACH_MESSAGE)
         callbacks_message(aTHX_ s, connection, message);
     else
-        callbacks_each(aTHX_ s, on, connection, message);
+        callbacks_each(aTHX_ s, on, connection, message, NULL);
     if (message_is_reusable(aTHX))
         message_reuse(aTHX_ message, object);
     FREETMPS;
     LEAVE;
 }
 
-/* Whether the Pong answers our last Ping. "A Pong frame sent in response to a Ping frame must have identical "Application
- * data" as found in the message body of the Ping frame being replied to" (RFC 6455 section 5.5.3). */
+/* Whether the Pong answers one of our Pings: of those before, no answer comes any more. "A Pong frame sent in response to a
+ * Ping frame must have identical "Application data" as found in the message body of the Ping frame being replied to" (RFC
+ * 6455 section 5.5.3). */
 static void note_pong(pTHX_ shim *s, const aews_event *event) {
-    SV *ping = s->rare ? s->rare->ping : NULL;
-    if (!ping || SvCUR(ping) != event->len || memNE(SvPVX(ping), event->data, event->len))
-        return;
-    s->rare->latency = transport_monotonic() - s->rare->ping_at;
-    s->rare->ping = NULL;
-    SvREFCNT_dec_NN(ping);
+    AV *pings = s->rare ? s->rare->pings : NULL;
+    SSize_t i, count = pings ? av_top_index(pings) + 1 : 0;
+    for (i = 0; i < count; i += 2) {
+        SV *payload = AvARRAY(pings)[i];
+        if (SvCUR(payload) == event->len && memEQ(SvPVX(payload), event->data, event->len)) {
+            s->rare->latency = transport_monotonic() - SvNVX(AvARRAY(pings)[i + 1]);
+            for (count = i + 2; count; count--)
+                SvREFCNT_dec_NN(av_shift(pings));
+            return;
+        }
+    }
 }
 
 /* A Ping is answered before the program hears of it; a Pong is ignored where it does not want to (compat C12). */
@@ -87,6 +93,11 @@ static void deliver_control(pTHX_ shim *s, SV *connection, aews_event *event) {
     deliver_message(aTHX_ s, connection, event, on);
 }
 
+/* Whether the program has paused, and there is something to pause for: not where the socket has failed. */
+static bool is_put_off(shim *s) {
+    return s->paused && !s->broken && !s->cut_off;
+}
+
 /* Delivers messages up to the next thing that is not one. Runs under an eval, which is entered once for
  * all messages of a read rather than for each callback. */
 static void deliver(pTHX_ shim *s, void *data) {
@@ -94,8 +105,7 @@ static void deliver(pTHX_ shim *s, void *data) {
     SV *argument = sv_2mortal(newRV_inc((SV *)s->self));
     bool any = FALSE;
     aews_event event;
-    /* Where the socket has ended there is nothing to pause for. */
-    while (is_delivering(aTHX_ s) && (!s->paused || s->finish_pending)) {
+    while (is_delivering(aTHX_ s) && !is_put_off(s)) {
         aews_status status = aews_conn_next_event(s->core, &event);
         if (status == AEWS_ERR_PANIC)
             status = aews_conn_next_event(s->core, &event);
@@ -187,6 +197,24 @@ static void call_keeping(pTHX_ SV **kept, const char *function, shim *s, SV *fir
         *kept = exception;
 }
 
+static void send_all(pTHX_ shim *s, void *data) {
+    PERL_UNUSED_VAR(data);
+    transport_output(aTHX_ s);
+    transport_flush(aTHX_ s);
+}
+
+/* Sends what waits for that. The handle may call code of the program's meanwhile: what that throws is kept. */
+void send_keeping(pTHX_ SV **kept, shim *s) {
+    SV *exception;
+    if (!transport_has_output(s))
+        return;
+    exception = run_in_eval(aTHX_ s, send_all, NULL);
+    if (*kept)
+        SvREFCNT_dec(exception);
+    else
+        *kept = exception;
+}
+
 static void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
     PERL_UNUSED_VAR(ax);
     PERL_UNUSED_VAR(items);
@@ -195,7 +223,7 @@ static void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
 
 /* Has what there is to be told told from the event loop, where that is not happening anyway. */
 void dispatch_soon(pTHX_ shim *s) {
-    if (s->ready && !s->dispatching && !s->paused && !s->dead && aews_conn_has_input(s->core))
+    if (s->ready && !s->dispatching && !is_put_off(s) && !s->dead && (s->finish_pending || aews_conn_has_input(s->core)))
         call_perl(aTHX_ "later", sv_2mortal(closure_new(aTHX_ s, dispatch_later)), NULL, NULL, 0);
 }
 
@@ -215,20 +243,18 @@ void dispatch(pTHX_ shim *s) {
         round_of_delivery(aTHX_ s, &out);
         sv_2mortal(out.first);
         sv_2mortal(out.second);
-        transport_output(aTHX_ s);
+        /* The peer is told before the program is. */
+        send_keeping(aTHX_ &exception, s);
         if (out.kind == NOTHING)
             break;
-        /* The peer is told before the program is. */
-        transport_flush(aTHX_ s);
         if (out.first)
             call_keeping(aTHX_ &exception, handler[out.kind], s, out.first, out.second);
         /* A Close frame that was itself wrong is to fail the connection next. */
         if (out.kind == CLOSED_BY_PEER && !aews_conn_has_input(s->core))
             call_keeping(aTHX_ &exception, "shut_down", s, NULL, NULL);
     }
-    transport_flush(aTHX_ s);
     s->dispatching = FALSE;
-    if (s->finish_pending)
+    if (s->finish_pending && !is_put_off(s))
         call_keeping(aTHX_ &exception, "on_finish", s, s->finish_text, NULL);
     else {
         transport_resume(aTHX_ s);
@@ -241,20 +267,25 @@ void dispatch(pTHX_ shim *s) {
         croak_sv(sv_2mortal(exception));
 }
 
-static void tell_drained(pTHX_ shim *s, void *data) {
-    PERL_UNUSED_VAR(data);
-    callbacks_each(aTHX_ s, ON_DRAIN, sv_2mortal(newRV_inc((SV *)s->self)), NULL);
+/* Whether there is nothing to drain for any more. */
+static bool is_over(pTHX_ shim *s) {
+    return s->finished || s->finish_pending || !aews_conn_is_writable(s->core) || !is_delivering(aTHX_ s);
 }
 
-/* All that waited to be sent has left, a turn of the event loop ago. */
+static void tell_drained(pTHX_ shim *s, void *data) {
+    PERL_UNUSED_VAR(data);
+    callbacks_each(aTHX_ s, ON_DRAIN, sv_2mortal(newRV_inc((SV *)s->self)), NULL, is_over);
+}
+
+/* All that waited to be sent has left, a turn of the event loop ago. Unlike messages this is told to a callback that runs an
+ * event loop, too: it may be what it waits for. */
 void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
+    bool is_first = !s->dispatching;
     SV *died, *exception = NULL;
     PERL_UNUSED_VAR(ax);
     PERL_UNUSED_VAR(items);
-    if (s->finished || s->finish_pending || !aews_conn_is_writable(s->core) || !is_delivering(aTHX_ s))
-        return;
     /* A program that wraps what is in on_drain may have several of ours there. */
-    if (!s->rare || !s->rare->waits)
+    if (!s->rare || !s->rare->waits || is_over(aTHX_ s))
         return;
     if (backlog_refused(aTHX_ s)) {
         /* Something has come after it. */
@@ -265,15 +296,27 @@ void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
     backlog_held_pong(aTHX_ s);
     if (!callbacks_any(s, ON_DRAIN))
         return;
+    ENTER;
     enter_callbacks(aTHX_ s);
+    if (is_first) {
+        /* What comes meanwhile is told when all of them have run, `finish` above all. */
+        s->dispatching = TRUE;
+        SAVEDESTRUCTOR_X(stop_dispatching, shim_hold(s));
+    }
     died = run_in_eval(aTHX_ s, tell_drained, NULL);
     if (died) {
         aews_conn_fail(s->core);
-        transport_output(aTHX_ s);
-        transport_flush(aTHX_ s);
+        send_keeping(aTHX_ &exception, s);
         call_keeping(aTHX_ &exception, "on_exception", s, sv_2mortal(died), NULL);
+    } else {
+        send_keeping(aTHX_ &exception, s);
+    }
+    if (is_first) {
+        s->dispatching = FALSE;
+        dispatch_soon(aTHX_ s);
     }
     leave_callbacks(aTHX);
+    LEAVE;
     if (exception)
         croak_sv(sv_2mortal(exception));
 }

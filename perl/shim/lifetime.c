@@ -36,6 +36,7 @@ shim *shim_attach(pTHX_ HV *self, SV *handle, aews_conn *core) {
     s->self = self;
     s->handle = newSVsv(handle);
     s->generation = aews_process_generation();
+    transport_has_lost_tls(aTHX_ s);
     s->next = cxt->first;
     if (s->next)
         s->next->previous = s;
@@ -77,7 +78,7 @@ rarities *rarities_of(shim *s) {
 
 static void free_rarities(pTHX_ shim *s) {
     if (s->rare) {
-        SvREFCNT_dec(s->rare->ping);
+        SvREFCNT_dec(s->rare->pings);
         SvREFCNT_dec(s->rare->pong);
         SvREFCNT_dec(s->rare->drain);
         Safefree(s->rare);

@@ -152,7 +152,7 @@ static void send_one(pTHX_ broadcast *b, shim *s) {
             transport_send(aTHX_ s, &nothing, NULL, frame);
         said(aTHX_ s, b->opcode);
     } else
-        send_message(aTHX_ s, b->opcode, &b->payload);
+        send_frame(aTHX_ s, b->opcode, &b->payload);
     b->sent += !s->finished && !s->finish_pending;
 }
 

@@ -26,12 +26,14 @@ typedef struct {
 typedef struct {
     /* How many bytes may wait to be sent; 0 for any number. */
     UV max_write_buffer;
-    /* The payload of our last Ping, as long as it is not answered, and when it was sent: transport_monotonic. */
-    SV *ping;
-    NV ping_at;
+    /* Our latest Pings, as long as neither they nor later ones are answered: of each its payload, and when it was sent
+     * (transport_monotonic). */
+    AV *pings;
     /* How long the last answer to one took, in seconds; negative where there was none. */
     NV latency;
-    /* How many bytes of Pongs were sent behind what waits, and one that waits until that has left. */
+    /* How many bytes were given to the handle since this is here, and how many there were when `pongs` began. */
+    UV given, pongs_began;
+    /* How many bytes of Pongs were put behind what waited then, and one that is held until that has left. */
     STRLEN pongs;
     SV *pong;
     /* A weak reference to the code of ours in the handle's on_drain, and whether something has waited since it was told
@@ -98,6 +100,8 @@ typedef struct shim {
     bool cut_off;
     /* The program wants nothing more for now. */
     bool paused;
+    /* The handle has had TLS. */
+    bool secure;
     /* A handle that we know only by its methods was told to stop reading. */
     bool stopped;
     /* Frames are waiting in the handle's wbuf behind a write watcher of ours, though the socket has
@@ -225,7 +229,7 @@ void callbacks_add(pTHX_ shim *, int event, SV *code);
 void callbacks_remove(pTHX_ shim *, int event, SV *code);
 bool callbacks_any(shim *, int event);
 void callbacks_message(pTHX_ shim *, SV *connection, SV *message);
-void callbacks_each(pTHX_ shim *, int event, SV *connection, SV *message);
+void callbacks_each(pTHX_ shim *, int event, SV *connection, SV *message, bool (*is_over)(pTHX_ shim *));
 SV *callbacks_shift(pTHX_ shim *, int event);
 void callbacks_clear(pTHX_ shim *);
 
@@ -237,6 +241,7 @@ void message_reuse(pTHX_ SV *message, HV *object);
 /* dispatch.c */
 void dispatch(pTHX_ shim *);
 void dispatch_soon(pTHX_ shim *);
+void send_keeping(pTHX_ SV **kept, shim *);
 closure_body dispatch_idle;
 closure_body dispatch_ready;
 closure_body dispatch_finish;
@@ -254,6 +259,8 @@ void transport_drain(pTHX_ shim *);
 closure_body transport_uncork;
 void transport_send(pTHX_ shim *, const aews_slice *head, const aews_frame *, const aews_slice *payload);
 void transport_output(pTHX_ shim *);
+bool transport_has_output(shim *);
+bool transport_has_lost_tls(pTHX_ shim *);
 void transport_flush(pTHX_ shim *);
 void transport_pause(pTHX_ shim *);
 void transport_unpause(pTHX_ shim *);
@@ -267,32 +274,19 @@ bool backlog_has_room(pTHX_ shim *, STRLEN more);
 bool backlog_watch(pTHX_ shim *);
 void backlog_pong(pTHX_ shim *);
 void backlog_held_pong(pTHX_ shim *);
+bool backlog_pongs_left(pTHX_ shim *);
 
 /* send.c */
 void send_special(pTHX_ shim *, aews_status, U8 opcode, const aews_slice *payload);
 IV send_broadcast(pTHX_ shim **connections, SSize_t count, SV *message, U8 opcode, const aews_slice *payload,
                   XSUBADDR_t send);
 
-/* Sends a frame to one connection, which the caller holds. */
-static inline void send_frame(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
-    aews_frame frame;
-    aews_status status = aews_conn_begin_frame(s->core, opcode, payload->len, &frame);
-    if (status == AEWS_OK) {
-        aews_slice head;
-        head.data = frame.header;
-        head.len = frame.header_len;
-        transport_send(aTHX_ s, &head, &frame, payload);
-    }
-    if (status != AEWS_OK || opcode == 8)
-        send_special(aTHX_ s, status, opcode, payload);
-}
-
 /* Whether there is a limit for what waits: not for control frames, which are small and have to be sent. */
 static inline bool is_limited(shim *s, U8 opcode) {
     return s->rare && s->rare->max_write_buffer && opcode < 8;
 }
 
-/* Before what the program wants to say: whether it may. */
+/* Before what the program wants to say: whether that many bytes may wait. */
 static inline bool may_say(pTHX_ shim *s, U8 opcode, STRLEN len) {
     s->talked |= opcode < 8;
     return !is_limited(s, opcode) || backlog_has_room(aTHX_ s, len);
@@ -304,10 +298,20 @@ static inline void said(pTHX_ shim *s, U8 opcode) {
         backlog_has_room(aTHX_ s, 0);
 }
 
-static inline void send_message(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
-    if (!may_say(aTHX_ s, opcode, payload->len))
+/* Sends a frame to one connection, which the caller holds. How long it is once it is compressed shows when it has been. */
+static inline void send_frame(pTHX_ shim *s, U8 opcode, const aews_slice *payload) {
+    aews_frame frame;
+    aews_status status = aews_conn_begin_frame(s->core, opcode, payload->len, &frame);
+    if (!may_say(aTHX_ s, opcode, status == AEWS_OK ? payload->len : 0))
         return;
-    send_frame(aTHX_ s, opcode, payload);
+    if (status == AEWS_OK) {
+        aews_slice head;
+        head.data = frame.header;
+        head.len = frame.header_len;
+        transport_send(aTHX_ s, &head, &frame, payload);
+    }
+    if (status != AEWS_OK || opcode == 8)
+        send_special(aTHX_ s, status, opcode, payload);
     said(aTHX_ s, opcode);
 }
 

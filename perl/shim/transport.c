@@ -324,6 +324,8 @@ void transport_input(pTHX_ shim *s, I32 ax, I32 items) {
         if (!ours)
             return;
     }
+    if (!s->direct)
+        transport_has_lost_tls(aTHX_ s);
     if (transport_absorb(aTHX_ s, s->handle) || transport_absorb(aTHX_ s, given)) {
         /* What a nested event loop has added meanwhile is for us, too: the handle, which goes by the
          * length of its buffer, may not notice. */
@@ -463,6 +465,14 @@ static void cork(pTHX_ shim *s) {
     call_perl(aTHX_ "cork", s->handle, watcher, NULL, 0);
 }
 
+/* Whether the handle had TLS, and has not any more, as after the peer's close_notify. */
+bool transport_has_lost_tls(pTHX_ shim *s) {
+    HV *handle = handle_hash(s);
+    bool tls = handle && hash_true(aTHX_ handle, context_get(aTHX)->key.tls);
+    s->secure |= tls;
+    return s->secure && !tls;
+}
+
 /* Sends through the handle. With TLS it encrypts each frame by itself, but what comes of that need not go
  * out by itself: behind our watcher it waits in wbuf. */
 static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const aews_frame *frame,
@@ -470,6 +480,11 @@ static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const 
     context *cxt = context_get(aTHX);
     SV *bytes = sv_2mortal(newSV(head->len + payload->len + 1));
     bool wait = FALSE;
+    if (transport_has_lost_tls(aTHX_ s)) {
+        /* It would go out in the clear, for anybody to read. */
+        s->lost |= !handle_destroyed(aTHX_ s);
+        return;
+    }
     sv_setpvs(bytes, "");
     append(aTHX_ bytes, head, frame, payload);
     if (s->known && is_plain(aTHX_ handle) && hash_true(aTHX_ handle, cxt->key.tls)) {
@@ -502,17 +517,24 @@ void transport_uncork(pTHX_ shim *s, I32 ax, I32 items) {
 
 void transport_send(pTHX_ shim *s, const aews_slice *head, const aews_frame *frame, const aews_slice *payload) {
     context *cxt = context_get(aTHX);
-    HV *handle = handle_hash(s);
     static const aews_slice nothing = {NULL, 0};
     aews_slice own;
     bool busy, wait;
+    HV *handle;
     SV *wbuf;
     int fd;
+    if (s->rare) {
+        if (s->rare->pong && backlog_pongs_left(aTHX_ s))
+            backlog_held_pong(aTHX_ s);
+        if (s->rare)
+            s->rare->given += head->len + payload->len;
+    }
     if (s->cut_off)
         return;
+    handle = handle_hash(s);
     if (frame && !frame->masked)
         frame = NULL;
-    if (!s->direct || !is_plain(aTHX_ handle) || hash_true(aTHX_ handle, cxt->key.on_drain) ||
+    if (!s->direct || !is_plain(aTHX_ handle) || s->secure || hash_true(aTHX_ handle, cxt->key.on_drain) ||
         hash_true(aTHX_ handle, cxt->key.autocork) || hash_true(aTHX_ handle, cxt->key.tls)) {
         push_write(aTHX_ s, handle, head, frame, payload);
         return;
@@ -569,6 +591,12 @@ void transport_output(pTHX_ shim *s) {
         if (!s->finished)
             transport_send(aTHX_ s, &nothing, NULL, &output);
     }
+}
+
+/* Whether one of these has something to send. */
+bool transport_has_output(shim *s) {
+    aews_slice output;
+    return s->corked || (s->core && aews_conn_output(s->core, &output.data, &output.len) == AEWS_OK && output.len);
 }
 
 /* Sends what waits for the end of the dispatch. */

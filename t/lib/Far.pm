@@ -81,6 +81,23 @@ sub say_bytes {
     return $far->_flush_tls;
 }
 
+# Says it, and with the last byte that TLS ends.
+sub say_and_end_tls {
+    my ($far, @frames) = @_;
+    my $bytes = $far->encode(@frames);
+    Net::SSLeay::write($far->{tls}, $bytes) == length $bytes or croak 'TLS does not take everything';
+    Net::SSLeay::shutdown($far->{tls});
+    return $far->_flush_tls;
+}
+
+# What is on the wire up to EOF, as it is.
+sub raw {
+    my ($far) = @_;
+    my $bytes = '';
+    run_until { my $got; 1 while $got = sysread $far->{socket}, $bytes, 65_536, length $bytes; defined $got } 'EOF';
+    return $bytes;
+}
+
 # Writes as much as is taken, and the rest from the event loop, whoever runs that. Returns code that tells how much is left.
 sub stream_bytes {
     my ($far, $bytes) = @_;
@@ -172,7 +189,7 @@ sub _start_tls {
     my $tls = $far->{tls} = Net::SSLeay::new(tls_context($role)->ctx);
     $role eq 'accept' ? Net::SSLeay::set_accept_state($tls) : Net::SSLeay::set_connect_state($tls);
     $far->{$_} = Net::SSLeay::BIO_new(Net::SSLeay::BIO_s_mem()) for qw(read_bio write_bio);
-    Net::SSLeay::set_bio($tls, @$far{qw(read_bio write_bio)});
+    Net::SSLeay::set_bio($tls, $far->{read_bio}, $far->{write_bio});
     run_until {
         Net::SSLeay::do_handshake($tls);
         $far->_flush_tls;

@@ -8,6 +8,7 @@ our $VERSION = '1.000';
 use AE           ();
 use Carp         ();
 use Encode       ();
+use overload     ();
 use Scalar::Util ();
 use XSLoader     ();
 
@@ -144,12 +145,12 @@ sub ping {
     my ($self, $payload) = @_;
     Carp::croak('ping: not a connection made by ' . __PACKAGE__ . '->new')
         unless AnyEvent::WebSocket::Connection::Shim::is_connection($self);
+    Carp::croak('ping takes a string') if ref $payload && !overload::Method($payload, '""');
     $payload = defined $payload ? "$payload" : '';
     utf8::encode($payload) if utf8::is_utf8($payload);
     # "All control frames MUST have a payload length of 125 bytes or less" (RFC 6455 section 5.5).
     Carp::croak('ping: the payload has ' . length($payload) . ' bytes, and 125 is the limit') if length $payload > 125;
-    AnyEvent::WebSocket::Connection::Timer::await_pong($self)
-        if AnyEvent::WebSocket::Connection::Shim::ping($self, $payload);
+    AnyEvent::WebSocket::Connection::Shim::ping($self, $payload);
     return $self;
 }
 
@@ -502,7 +503,7 @@ answered none.
 
 Delivers no more messages, and reads no more from the socket, until C<resume>: the peer can send only as much as the sockets
 on the way hold. What else arrives is not seen either: Pings are not answered, and the end of the socket is not noticed. Where
-the socket turns out to have failed when something is sent, what had arrived is delivered all the same, then C<finish>.
+the socket turns out to have failed when something is sent, what had been read is delivered all the same, then C<finish>.
 
 Returns the connection. C<close> ends a pause, since the peer's Close frame has to be seen, and then this does nothing.
 
@@ -708,7 +709,8 @@ After C<destroy> of the handle nothing more is delivered, not even of what had b
 
 C<broadcast>, C<send_text>, C<send_binary>, C<ping>, C<latency>, C<pause>, C<resume>, C<buffered_amount>, C<was_clean>,
 C<role>, C<max_message_size>, C<max_write_buffer>, C<validate_utf8>, C<close_timeout>, C<ping_interval>, C<ping_timeout>,
-C<idle_timeout>, C<extensions>, C<permessage_deflate>, and the events C<ping>, C<pong> and C<drain> are new.
+C<idle_timeout>, C<extensions>, C<permessage_deflate>, and the events C<ping>, C<pong> and C<drain> are new. A derived class
+that has had methods or attributes with these names for something of its own has to rename them: they are asked for by name.
 
 =head1 SEE ALSO
 

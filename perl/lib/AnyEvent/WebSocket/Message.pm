@@ -35,7 +35,7 @@ sub text {
     my $body = $self->body;
     # Of a message that the program has made it may be characters already.
     return $body if !defined $body || utf8::is_utf8($body);
-    my $text = eval { local $SIG{__DIE__}; Encode::decode('UTF-8', $body, Encode::FB_CROAK | Encode::LEAVE_SRC) };
+    my $text = AnyEvent::WebSocket::Connection::Shim::characters($body);
     Carp::croak('text: the body is not UTF-8') unless defined $text;
     return $text;
 }

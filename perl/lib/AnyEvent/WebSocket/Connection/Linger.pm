@@ -42,8 +42,11 @@ sub _plain {
     return if length $wbuf && !$patience;
 
     my %watcher;
-    my $end   = sub { %watcher = () };
-    my $write = sub {
+    my $process = $$;
+    my $end     = sub { %watcher = () };
+    my $write   = sub {
+        # The parent's to send (compat D3).
+        return $end->() if $process != $$;
         my $written = length $wbuf ? syswrite $fh, $wbuf : 0;
         if (defined $written) {
             substr $wbuf, 0, $written, '';

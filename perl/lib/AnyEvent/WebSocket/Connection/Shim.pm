@@ -79,6 +79,7 @@ sub start_reading {
 sub hand_over {
     my ($handle) = @_;
     delete $handle->{_rw};
+    return $handle->_error(EBADF, 1) if _is_closed($handle);
     $handle->start_read;
 }
 
@@ -119,6 +120,12 @@ sub _is_a_handle {
     return (reftype($handle) // '') eq 'HASH' && UNIVERSAL::isa($handle, 'AnyEvent::Handle');
 }
 
+# Whether the program has closed its descriptor.
+sub _is_closed {
+    my ($handle) = @_;
+    return _is_a_handle($handle) && $handle->{fh} && !defined fileno $handle->{fh};
+}
+
 # Has code called, in a turn of its own, when all is written; what the program has in that place is called as ever.
 sub watch_drain {
     my ($handle, $drained) = @_;
@@ -141,13 +148,14 @@ sub watch_drain {
     $address = refaddr $ours;
 }
 
-# Nothing is to be sent any more, not even by the handle's destructor.
+# Nothing is to be sent any more, neither by the handle's destructor nor by the program.
 sub give_up {
     my ($handle) = @_;
     dont_linger($handle);
     return unless _is_a_handle($handle);
     delete $handle->{_ww};
     $handle->{$_} = '' for qw(wbuf _tls_wbuf);
+    shutdown $handle->{fh}, 1 if $handle->{fh} && !_is_closed($handle);
 }
 
 sub at_eof {
@@ -231,11 +239,10 @@ my $shut_down = sub { shutdown $_[0]{fh}, 1 if $_[0]{fh} };
 # Shuts down the write side when all is sent.
 sub shut_down_handle {
     my ($handle) = @_;
-    return $handle->push_shutdown if ref $handle ne 'AnyEvent::Handle';
     # A descriptor that was closed behind the handle's back is an error to it, but there is nothing to
     # shut down.
-    return if $handle->{fh} && !defined fileno $handle->{fh};
-    return $handle->push_shutdown unless handle_is_known();
+    return if _is_closed($handle);
+    return $handle->push_shutdown if ref $handle ne 'AnyEvent::Handle' || !handle_is_known();
     return AnyEvent::WebSocket::Connection::Linger::shut_down_tls($handle) if $handle->{tls};
     # With nothing left to send it has run.
     return if (refaddr($handle->{on_drain}) // 0) == refaddr($shut_down) && !length($handle->{wbuf} // '');
@@ -324,5 +331,6 @@ sub shut_down {
 # What Connection/Timer.pm is for.
 *start_close_timer   = \&AnyEvent::WebSocket::Connection::Timer::start_closing;
 *start_release_timer = \&AnyEvent::WebSocket::Connection::Timer::start_releasing;
+*await_pong          = \&AnyEvent::WebSocket::Connection::Timer::await_pong;
 
 1;

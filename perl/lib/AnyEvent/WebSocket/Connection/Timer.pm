@@ -41,7 +41,8 @@ sub start_keepalive {
 
 sub await_pong {
     my ($connection) = @_;
-    return if _waits_for($connection, 'pong');
+    # An older Ping's time is over earlier, unless it has been answered.
+    return if _waits_for($connection, 'pong') && !AnyEvent::WebSocket::Connection::Shim::something_came($connection);
     # What came before the Ping tells nothing.
     AnyEvent::WebSocket::Connection::Shim::has_received($connection);
     _start($connection, pong => $connection->ping_timeout);
@@ -100,6 +101,7 @@ sub _tick {
     my $waits = $timer->{waits};
     # Not what is started meanwhile.
     my $now = AnyEvent::WebSocket::Connection::Shim::monotonic() + $SHORTEST;
+    my $exception;
     delete $timer->{at};
     for my $name (grep { $waits->{$_}{at} <= $now } sort keys %$waits) {
         my $wait = $waits->{$name} or next;
@@ -110,14 +112,23 @@ sub _tick {
             next;
         }
         delete $waits->{$name};
-        $due->($connection);
+        # What code of the program's throws there is for the event loop, when all is done.
+        eval { $due->($connection); 1 } or $exception //= [$@];
         # That may have ended the connection, or begun its end.
         my $timer_now = AnyEvent::WebSocket::Connection::Shim::timer($connection);
-        return unless $timer_now && $timer_now == $timer;
+        last unless $timer_now && $timer_now == $timer;
     }
-    return AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef) unless %$waits;
-    my $at = min map { $_->{at} } values %$waits;
-    _arm($connection, $timer, $at, AnyEvent::WebSocket::Connection::Shim::monotonic());
+    my $timer_now = AnyEvent::WebSocket::Connection::Shim::timer($connection);
+    if ($timer_now && $timer_now == $timer) {
+        if (%$waits) {
+            my $at = min map { $_->{at} } values %$waits;
+            _arm($connection, $timer, $at, AnyEvent::WebSocket::Connection::Shim::monotonic());
+        }
+        else {
+            AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef);
+        }
+    }
+    die $exception->[0] if $exception;
 }
 
 # Whether the peer has taken something of what waited for it since this was asked.
@@ -152,9 +163,8 @@ sub _has_talked {
 
 sub _ping {
     my ($connection) = @_;
+    _start($connection, ping => $connection->ping_interval);
     $connection->ping(++$count);
-    _start($connection, ping => $connection->ping_interval)
-        if AnyEvent::WebSocket::Connection::Shim::timer($connection);
 }
 
 sub _cut_off {
