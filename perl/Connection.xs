@@ -667,11 +667,12 @@ handle(live_shim *s)
   OUTPUT:
     RETVAL
 
-# Whether there is nothing to wait for: in another thread, in another process (compat D3), or with a handle that was destroyed.
+# Whether there is nothing to wait for: in another thread, in another process (compat D3), or with a handle that was destroyed
+# or is somebody else's by now.
 bool
 is_gone(shim *s)
   CODE:
-    RETVAL = !s || s->generation != aews_process_generation() || handle_destroyed(aTHX_ s);
+    RETVAL = !s || s->generation != aews_process_generation() || handle_destroyed(aTHX_ s) || transport_is_lost(aTHX_ s);
   OUTPUT:
     RETVAL
 

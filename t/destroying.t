@@ -7,8 +7,9 @@ use lib 't/lib';
 use AnyEvent;
 use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
+use Errno qw(EBADF);
 use Peer qw(
-    connection_and_peer frame read_until_eof run_until run_for settle nested record
+    connection_and_peer connection_through_handle frame read_until_eof run_until run_for settle nested record
 );
 use Test2::V0;
 use Ending qw(
@@ -168,6 +169,40 @@ subtest 'handle->destroy while a nested loop holds the messages back (C20, C22)'
     descriptor_is_free($fd, 'destroyed');
 };
 
+subtest 'handle->destroy in a callback after the end was known (C20)' => sub {
+    my %end = (
+        'the end of the socket'        => sub { shutdown $_[1], 1; nested { run_for(0.05) } },
+        'a send that has failed'       => sub { close $_[1]; $_[0]->send('x') for 1 .. 3 },
+        'max_write_buffer is exceeded' => sub { $_[0]->send('x' x $BIG) for 1 .. 2 },
+    );
+    for my $what (sort keys %end) {
+        my ($connection, $peer) = connection_and_peer(max_write_buffer => $BIG);
+        my $record = record($connection);
+        my $done;
+        $connection->on(next_message => sub {
+            my ($connection) = @_;
+            $end{$what}->($connection, $peer);
+            $connection->handle->destroy;
+            $done = 1;
+        });
+        syswrite $peer, join '', map { frame(payload => $_) } 1 .. 3;
+        run_until { $done } 'a message';
+        settle();
+        is $record, {messages => [1], parse_errors => [], finish => []}, "$what: no callback runs any more";
+    }
+};
+
+subtest 'a handle that another connection has taken (C20)' => sub {
+    my ($connection, $peer) = connection_and_peer(idle_timeout => 0.05, ping_interval => 0.02, ping_timeout => 0.05);
+    my $other = AnyEvent::WebSocket::Connection->new(handle => $connection->handle);
+    $other->on(each_message => sub { $_[0]->send('reply') });
+    run_for(0.2);
+    syswrite $peer, frame(payload => 'there?');
+    my $answer = '';
+    run_until { sysread $peer, $answer, 100, length $answer; length $answer } 'the answer';
+    is $answer, frame(payload => 'reply'), 'is not closed, or sent Pings, by the first';
+};
+
 subtest 'handle->destroy while the close timeout runs (C20, D6)' => sub {
     my ($connection, $peer) = connection_and_peer(close_timeout => 0.05);
     my $record = record($connection);
@@ -300,6 +335,24 @@ subtest 'the descriptor closed behind our back, then dropped (C20)' => sub {
         ok lives { undef $connection }, "$name: no exception";
         ok !$$weak, "$name: gone";
         descriptor_is_free($fd, $name);
+    }
+};
+
+subtest 'the descriptor of a derived handle closed, then dropped or sent to (C20)' => sub {
+    for my $then ('drop', 'send', 'close') {
+        my ($connection, $peer) = connection_through_handle();
+        settle();
+        $connection->handle->stop_read;
+        close $connection->handle->fh;
+        my $weak   = weak($connection);
+        my $record = record($connection);
+        ok lives {
+            if   ($then eq 'drop') { undef $connection }
+            else                   { $connection->$then }
+        }, "$then: no exception";
+        next if $then eq 'drop';
+        run_until { @{ $record->{finish} } } 'finish';
+        is $record->{finish}, [do { local $! = EBADF; "$!" }], "$then: finish";
     }
 };
 

@@ -234,25 +234,28 @@ subtest 'dropped with unsent data (C8, D3)' => sub {
 };
 
 subtest 'dropped with unsent data and unread input (C8)' => sub {
-    for my $transport (qw(unix tcp)) {
+    @Local::Handle::ISA = ('AnyEvent::Handle');
+    for my $case (['unix', 'AnyEvent::Handle'], ['tcp', 'AnyEvent::Handle'], ['tcp', 'Local::Handle']) {
+        my ($transport, $class) = @$case;
         # A socket that is closed with input unread is reset, and what the peer has not got by then is lost:
         # nearly all, where the kernel has it but the peer has little room.
         my ($ours, $peer) = $transport eq 'tcp' ? tcp_pair() : socket_pair();
         setsockopt $ours, SOL_SOCKET, SO_SNDBUF, 1 << 20;
         setsockopt $peer, SOL_SOCKET, SO_RCVBUF, 1 << 14;
         AnyEvent::fh_unblock($peer);
-        my $connection = AnyEvent::WebSocket::Connection->new(handle => handle_on($ours));
+        my $connection = AnyEvent::WebSocket::Connection->new(handle => $class->new(fh => $ours));
         undef $ours;
         settle();
+        $connection->pause;
         my $data = 'z' x (300 << 10);
         $connection->send($data);
         syswrite $peer, frame(payload => 'unread ' . $_) for 1 .. 3;
         undef $connection;
         settle();
         my $frames = rest_of($peer);
-        is scalar(@$frames), 2, "$transport: two frames, then EOF";
-        ok $frames->[0] && $frames->[0][1] eq $data, "$transport: the data, complete";
-        is $frames->[1], $CLOSE, "$transport: Close";
+        is scalar(@$frames), 2, "$transport, $class: two frames, then EOF";
+        ok $frames->[0] && $frames->[0][1] eq $data, "$transport, $class: the data, complete";
+        is $frames->[1], $CLOSE, "$transport, $class: Close";
     }
 };
 

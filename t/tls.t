@@ -18,6 +18,7 @@ BEGIN {
 
 use AnyEvent;
 use AnyEvent::Handle;
+use AnyEvent::Socket qw(tcp_server);
 use AnyEvent::WebSocket::Connection;
 use Errno qw(EBADF);
 use Scalar::Util qw(weaken);
@@ -103,6 +104,20 @@ sub established {
 }
 
 my @BODIES = ('', 'short', "\xE2\x82\xAC", 'm' x 20_000, 'l' x (3 * $MIB), 'end');
+
+subtest 'a handle that is not connected yet (C21)' => sub {
+    my $peer;
+    my $port;
+    my $guard = tcp_server '127.0.0.1', undef, sub { $peer = peer($_[0], 'accept') }, sub { $port = $_[2]; 5 };
+    my $handle = AnyEvent::Handle->new(
+        connect => ['127.0.0.1', $port], tls => 'connect', tls_ctx => tls_context('connect'));
+    my $connection = $CONNECTION->new(handle => $handle);
+    my $history    = history($connection);
+    $connection->send('early');
+    run_until { $peer } 'the peer';
+    is await_frames($peer, 1), ['early'], 'what is sent before arrives';
+    is $history, [], 'and nothing has gone wrong';
+};
 
 subtest 'both sides ours (C21)' => sub {
     my ($client, $server) = tls_connections();

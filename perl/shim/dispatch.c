@@ -26,10 +26,10 @@ static SV *event_text(pTHX_ const aews_event *event) {
     return text;
 }
 
-/* Whether messages still go to the program: not once it has destroyed the handle (compat C20). A
+/* Whether anything still goes to the program: not once it has destroyed the handle (compat C20). A
  * handle that its own error destroyed is another matter: what had arrived is still delivered. */
 static bool is_delivering(pTHX_ shim *s) {
-    if (!s->dead && !s->broken && handle_destroyed(aTHX_ s))
+    if (!s->dead && (!s->broken || s->intact) && handle_destroyed(aTHX_ s))
         s->dead = TRUE;
     return !s->dead;
 }
@@ -237,6 +237,7 @@ void dispatch(pTHX_ shim *s) {
     ENTER;
     s->dispatching = TRUE;
     s->started = transport_clock();
+    s->intact = s->broken && !handle_destroyed(aTHX_ s);
     SAVEDESTRUCTOR_X(stop_dispatching, shim_hold(s));
     enter_callbacks(aTHX_ s);
     for (;;) {
@@ -254,6 +255,8 @@ void dispatch(pTHX_ shim *s) {
             call_keeping(aTHX_ &exception, "shut_down", s, NULL, NULL);
     }
     s->dispatching = FALSE;
+    if (s->finish_pending && !is_delivering(aTHX_ s))
+        callbacks_clear(aTHX_ s);
     if (s->finish_pending && !is_put_off(s))
         call_keeping(aTHX_ &exception, "on_finish", s, s->finish_text, NULL);
     else {
@@ -354,12 +357,11 @@ void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
     /* After an error that is not fatal the handle goes on. */
     if (items >= 3 && SvTRUE(ST(1)))
         s->lost |= backlog_unsent(aTHX_ s) > 0;
+    s->broken |= items >= 3;
     if (s->finished || s->finish_pending)
         return;
-    if (items >= 3) {
-        s->broken = TRUE;
+    if (items >= 3)
         transport_drain(aTHX_ s);
-    }
     s->finish_pending = TRUE;
     s->finish_text = items >= 3 && SvOK(ST(2)) ? newSVsv(ST(2)) : NULL;
     dispatch(aTHX_ s);

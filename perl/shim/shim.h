@@ -92,8 +92,9 @@ typedef struct shim {
     bool finished;
     /* The socket has ended with something unsent, our Close frame last (compat D5). */
     bool lost;
-    /* The handle has had an error, and destroys itself. */
+    /* The handle has had an error, and destroys itself. `intact`: but not yet when the dispatch under way began. */
     bool broken;
+    bool intact;
     /* A Close frame was sent, and the timer waits for the peer's. */
     bool closing;
     /* The peer was given up: nothing is sent any more. */

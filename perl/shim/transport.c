@@ -61,21 +61,28 @@ bool handle_destroyed(pTHX_ shim *s) {
         return FALSE;
     if (SvSTASH(handle) == context_get(aTHX)->destroyed_stash)
         return TRUE;
-    if (gv_fetchmethod_autoload(SvSTASH(handle), "destroyed", FALSE))
+    if (gv_fetchmethod_autoload(SvSTASH(handle), "destroyed", FALSE)) {
+        ENTER;
+        save_scalar(PL_errgv);
         /* One that dies has not been destroyed, as far as it says. */
         SvREFCNT_dec(run_in_eval(aTHX_ s, ask_destroyed, &destroyed));
+        LEAVE;
+    }
     return destroyed;
 }
 
 /* The handle's descriptor, or -1 where it is closed or not that of a plain file handle. Asked each
  * time: a program may close it, and its number may be another's the next moment (compat C20). */
-static int handle_fd(pTHX_ HV *handle) {
+static IO *handle_io(pTHX_ HV *handle) {
     SV *fh = hash_value(aTHX_ handle, context_get(aTHX)->key.fh);
-    IO *io;
     if (!fh || !SvROK(fh))
-        return -1;
+        return NULL;
     fh = SvRV(fh);
-    io = SvTYPE(fh) == SVt_PVIO ? (IO *)fh : isGV_with_GP(fh) ? GvIO((GV *)fh) : NULL;
+    return SvTYPE(fh) == SVt_PVIO ? (IO *)fh : isGV_with_GP(fh) ? GvIO((GV *)fh) : NULL;
+}
+
+static int handle_fd(pTHX_ HV *handle) {
+    IO *io = handle_io(aTHX_ handle);
     if (!io || !IoIFP(io) || SvTIED_mg((SV *)io, PERL_MAGIC_tiedscalar))
         return -1;
     return PerlIO_fileno(IoIFP(io));
@@ -465,6 +472,13 @@ static void cork(pTHX_ shim *s) {
     call_perl(aTHX_ "cork", s->handle, watcher, NULL, 0);
 }
 
+/* Whether the program has closed the descriptor of an AnyEvent::Handle, derived or not. Some event loops would take a
+ * watcher on it for one on something else (compat C20). */
+static bool handle_is_closed(pTHX_ shim *s, HV *handle) {
+    IO *io = handle ? handle_io(aTHX_ handle) : NULL;
+    return io && !IoIFP(io) && !SvTIED_mg((SV *)io, PERL_MAGIC_tiedscalar) && sv_derived_from(s->handle, "AnyEvent::Handle");
+}
+
 /* Whether the handle had TLS, and has not any more, as after the peer's close_notify. */
 bool transport_has_lost_tls(pTHX_ shim *s) {
     HV *handle = handle_hash(s);
@@ -485,16 +499,14 @@ static void push_write(pTHX_ shim *s, HV *handle, const aews_slice *head, const 
         s->lost |= !handle_destroyed(aTHX_ s);
         return;
     }
+    if (handle_is_closed(aTHX_ s, handle)) {
+        handle_error(aTHX_ s, EBADF);
+        return;
+    }
     sv_setpvs(bytes, "");
     append(aTHX_ bytes, head, frame, payload);
     if (s->known && is_plain(aTHX_ handle) && hash_true(aTHX_ handle, cxt->key.tls)) {
-        bool busy;
-        if (handle_fd(aTHX_ handle) < 0) {
-            /* A watcher on it would be one on something else, with some event loops (compat C20). */
-            handle_error(aTHX_ s, EBADF);
-            return;
-        }
-        busy = hash_true(aTHX_ handle, cxt->key.ww);
+        bool busy = hash_true(aTHX_ handle, cxt->key.ww);
         if (!busy)
             s->corked = FALSE;
         wait = is_to_wait(s, backlog_unsent(aTHX_ s), payload->len);

@@ -363,10 +363,10 @@ C<ping timeout>.
 =head2 idle_timeout
 
 Number, seconds, default undef, or 0, for none. Where no text or binary message has gone either way for that long, the
-connection is closed with code 1001 and the reason C<idle timeout>. Pings and Pongs do not count.
+connection is closed with code 1001 and the reason C<idle timeout>. Pings and Pongs do not count; a part of something does.
 
-A time of these four may last up to a quarter longer. It does not pass while a callback of the connection runs, or while it
-is paused.
+A time of these four may last up to a quarter longer. But for C<ping_interval> it does not pass while a callback of the
+connection runs, or while it is paused.
 
 =head2 close_code
 

@@ -28,8 +28,8 @@ sub _patience {
 sub linger {
     my ($handle) = @_;
     # With its end read, nothing makes the kernel reset: the handle itself sends what is unsent.
-    return if $handle->{_eof} || !$handle->{fh} || !defined fileno $handle->{fh};
-    $handle->{tls} ? _tls($handle) : _plain($handle);
+    return if $handle->{_eof} || !$handle->{fh};
+    ref $handle ne 'AnyEvent::Handle' || $handle->{tls} ? _hold($handle) : _plain($handle);
 }
 
 # Takes the descriptor and the queue out of a plain handle.
@@ -76,8 +76,8 @@ sub _plain {
     $write->();
 }
 
-# Keeps a handle with TLS alive, since what is unsent may be in several places inside it.
-sub _tls {
+# Keeps a handle alive that has TLS, since what is unsent may be in several places inside it, or methods of its own.
+sub _hold {
     my ($handle) = @_;
     my $patience = _patience($handle);
     my $hold     = $handle;

@@ -123,7 +123,8 @@ sub _is_a_handle {
 # Whether the program has closed its descriptor.
 sub _is_closed {
     my ($handle) = @_;
-    return _is_a_handle($handle) && $handle->{fh} && !defined fileno $handle->{fh};
+    return unless ref $handle eq 'AnyEvent::Handle' || _is_a_handle($handle);
+    return $handle->{fh} && !defined fileno $handle->{fh};
 }
 
 # Has code called, in a turn of its own, when all is written; what the program has in that place is called as ever.
@@ -194,20 +195,23 @@ sub detach {
     my ($handle, $direct, $ended) = @_;
     if ($direct) {
         delete $handle->{_rw};
+        return if $ended;
     }
-    else {
+    # Some event loops take a watcher on a closed descriptor for one on another.
+    return dont_linger($handle) if _is_closed($handle);
+    if (!$direct) {
         $handle->on_read(sub { $_[0]{rbuf} = '' });
         # With a pause the peer's end would not be seen.
         hand_over($handle) if ref $handle eq 'AnyEvent::Handle' && is_parked($handle);
     }
-    return if $ended || ref $handle ne 'AnyEvent::Handle' || !handle_is_known();
+    return if $ended || !_is_a_handle($handle) || !handle_is_known();
     # The connection still holds it twice, and this function does.
     return AnyEvent::WebSocket::Connection::Linger::linger($handle) if references($handle) <= 3;
     my ($address, $process) = (refaddr($handle), $$);
     $undecided{$address} = $handle;
     later(sub {
         my $handle = delete $undecided{$address};
-        return if references($handle) > 1 || ref $handle ne 'AnyEvent::Handle';
+        return if references($handle) > 1 || !_is_a_handle($handle) || _is_closed($handle);
         # What waits is not a child's to send (compat D3).
         if   ($process == $$) { AnyEvent::WebSocket::Connection::Linger::linger($handle) }
         else                  { dont_linger($handle) }

@@ -26,9 +26,6 @@ my %WAIT = (
     release => [1, sub { !AnyEvent::WebSocket::Connection::Shim::release_if_idle($_[0]) }, sub { }],
 );
 
-# The payloads of automatic Pings: each its own, to be told from late answers to the one before.
-my $count = 0;
-
 # Some event loops count milliseconds, in 32 bits.
 my $LONGEST  = 1_000_000;
 my $SHORTEST = 0.001;
@@ -93,10 +90,19 @@ sub _arm {
 
 sub _tick {
     my ($connection) = @_;
-    my $timer = AnyEvent::WebSocket::Connection::Shim::timer($connection) or return;
+    my $exception = _take_turns($connection);
+    die $exception->[0] if $exception;
+}
+
+# All that is due. Returns what code of the program's has thrown there, in an array, which is for the event loop.
+sub _take_turns {
+    my ($connection) = @_;
+    # The program's own (compat C15).
+    local $@;
+    my $timer = AnyEvent::WebSocket::Connection::Shim::timer($connection) or return undef;
     if (AnyEvent::WebSocket::Connection::Shim::is_gone($connection)) {
         %$timer = ();
-        return;
+        return undef;
     }
     my $waits = $timer->{waits};
     # Not what is started meanwhile.
@@ -112,7 +118,6 @@ sub _tick {
             next;
         }
         delete $waits->{$name};
-        # What code of the program's throws there is for the event loop, when all is done.
         eval { $due->($connection); 1 } or $exception //= [$@];
         # That may have ended the connection, or begun its end.
         my $timer_now = AnyEvent::WebSocket::Connection::Shim::timer($connection);
@@ -128,7 +133,7 @@ sub _tick {
             AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef);
         }
     }
-    die $exception->[0] if $exception;
+    return $exception;
 }
 
 # Whether the peer has taken something of what waited for it since this was asked.
@@ -164,7 +169,8 @@ sub _has_talked {
 sub _ping {
     my ($connection) = @_;
     _start($connection, ping => $connection->ping_interval);
-    $connection->ping(++$count);
+    # Each has its own payload, so that it is not taken for answered by a late answer to the one before.
+    $connection->ping(++AnyEvent::WebSocket::Connection::Shim::timer($connection)->{pings});
 }
 
 sub _cut_off {
