@@ -11,7 +11,7 @@ use AnyEvent::WebSocket::Message;
 use Compress::Raw::Zlib;
 use Peer qw(
     connection_and_peer connection_through_handle socket_pair narrow_pair handle_on frame close_frame parse_frames
-    read_frames receive_frames read_until_eof run_until settle record
+    read_frames receive_frames read_until_eof on_the_wire run_until settle record
 );
 use Scalar::Util qw(weaken);
 use Test2::V0;
@@ -24,14 +24,6 @@ my $TEXT    = join ' ', map { "$_ bottles of beer on the wall" } 1 .. 50;
 
 sub broadcast { return $CLASS->broadcast(@_) }
 sub message { return AnyEvent::WebSocket::Message->new(@_) }
-
-# What there is to read without the event loop having run.
-sub on_the_wire {
-    my ($socket) = @_;
-    my $bytes = '';
-    1 while sysread $socket, $bytes, 1 << 16, length $bytes;
-    return $bytes;
-}
 
 sub some { my ($pair, $count, @options) = @_; return map { [$pair->(@options)] } 1 .. $count }
 

@@ -7,6 +7,7 @@ use lib 't/lib';
 use Test2::V0;
 use AnyEvent;
 use AnyEvent::WebSocket::Client;
+use Dying qw(dies_here);
 use File::Temp qw(tempdir);
 use Peer qw(frame run_until settle nested history finished);
 use RawServer qw(raw_server response connection_of error_of peer_of closed_port run_through_exceptions);
@@ -14,17 +15,6 @@ use Scalar::Util qw(weaken);
 use URI;
 
 my $CLIENT = 'AnyEvent::WebSocket::Client';
-
-# Whether the code, which stands on the line of the call, dies with such a text and the place of that line.
-sub dies_here {
-    my ($code, $text, $name) = @_;
-    my ($file, $line) = (caller)[1, 2];
-    my $context   = context();
-    my $exception = dies { $code->() };
-    my $ok = like($exception, qr/^$text.* at \Q$file\E line $line\.?$/m, $name);
-    $context->release;
-    return $ok;
-}
 
 subtest 'defaults' => sub {
     my $client = $CLIENT->new;

@@ -5,6 +5,7 @@ use warnings;
 use lib 't/lib';
 use Scalar::Util ();
 use Test2::V0;
+use Dying qw(dies_here);
 use Peer qw(socket_pair handle_on connection_and_peer frame read_frames run_until settle);
 
 use AnyEvent::WebSocket::Connection;
@@ -22,17 +23,6 @@ sub handle {
     my ($ours, $theirs) = socket_pair();
     push @peers, $theirs;
     return handle_on($ours);
-}
-
-# Whether the code, which stands on the line of the call, dies with such a text and the place of that line.
-sub dies_here {
-    my ($code, $text, $name) = @_;
-    my ($file, $line) = (caller)[1, 2];
-    my $context   = context();
-    my $exception = dies { $code->() };
-    my $ok = like($exception, qr/^$text.* at \Q$file\E line $line\.?$/m, $name);
-    $context->release;
-    return $ok;
 }
 
 sub sent_by {

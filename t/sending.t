@@ -9,7 +9,7 @@ use POSIX ();
 use Test2::V0;
 use Peer qw(
     connection_and_peer frame close_frame parse_frames
-    read_frames read_until_eof run_until settle record
+    read_frames read_until_eof on_the_wire run_until settle record
 );
 use Ways qw(on_both_ways);
 
@@ -17,14 +17,6 @@ use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 
 sub message { return AnyEvent::WebSocket::Message->new(@_) }
-
-# What is there to read without the event loop having run.
-sub on_the_wire {
-    my ($socket) = @_;
-    my $bytes = '';
-    1 while sysread $socket, $bytes, 1 << 16, length $bytes;
-    return $bytes;
-}
 
 on_both_ways 'a string is a text message, sent at once (C5, C8)' => sub {
     my ($connection, $peer) = shift->();

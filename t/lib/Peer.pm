@@ -15,7 +15,7 @@ use Socket;
 
 our @EXPORT_OK = qw(
     socket_pair tcp_pair handle_on connection_and_peer connection_pair
-    frame close_frame parse_frames read_frames read_until_eof write_all
+    frame close_frame parse_frames read_frames read_until_eof on_the_wire write_all
     run_until run_for settle
     record start_program program_socket nested
     connection_through_handle trickle trickle_all receive_frames
@@ -282,6 +282,14 @@ sub read_until_eof {
             return 1 if !$n;
         }
     } 'EOF';
+    return $bytes;
+}
+
+# What there is to read without the event loop having run.
+sub on_the_wire {
+    my ($socket) = @_;
+    my $bytes = '';
+    1 while sysread $socket, $bytes, 1 << 16, length $bytes;
     return $bytes;
 }
 
