@@ -5,10 +5,10 @@ package Autobahn::Role;
 use v5.36;
 
 use AnyEvent;
-use Autobahn::Process;
 use Autobahn::Wstest qw(reserve_port write_json);
 use Cwd qw(abs_path);
 use File::Path qw(make_path);
+use Harness::Child;
 
 # Below this name stands everything in wstest's reports.
 use constant AGENT => 'aews';
@@ -62,12 +62,12 @@ sub run ($self, $on_end) {
 # ---- The two processes
 
 sub _start ($self, $name, $command, %on) {
-    $self->{running}{$name} = Autobahn::Process->start(
-        command => $command,
-        log     => "$self->{directory}/$name.log",
-        limit   => $self->{timeout} + 60,
-        on_line => $on{on_line},
-        on_end  => sub ($how) {
+    $self->{running}{$name} = Harness::Child->start(
+        command    => $command,
+        transcript => "$self->{directory}/$name.log",
+        limit      => $self->{timeout} + 60,
+        on_line    => $on{on_line},
+        on_end     => sub ($how) {
             delete $self->{running}{$name};
             $on{on_end}->($how);
             $self->_end if !%{ $self->{running} };

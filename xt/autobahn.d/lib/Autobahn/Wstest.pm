@@ -4,9 +4,9 @@ package Autobahn::Wstest;
 
 use v5.36;
 
-use Autobahn::Process;
 use Cwd qw(abs_path);
 use File::Spec;
+use Harness::Child;
 use Exporter qw(import);
 use IO::Socket::INET ();
 use JSON::PP ();
@@ -44,19 +44,19 @@ sub reserve_port () {
 sub _output (%arg) {
     my @lines;
     my $ended = AE::cv;
-    my $process = Autobahn::Process->start(
+    my $process = Harness::Child->start(
         %arg,
         on_line => sub ($line) { push @lines, $line },
         on_end  => $ended,
     );
-    close delete $process->{input};
+    $process->end_input;
     my $how = $ended->recv;
     return @lines if !$how;
     die join("\n", "$arg{command}[0]: $how", map { "    $_" } @lines[-(@lines < 10 ? @lines : 10) .. -1]), "\n";
 }
 
 sub version_of ($wstest, $directory) {
-    my @lines = _output(command => [$wstest, '-a'], log => "$directory/version.log", limit => 60);
+    my @lines = _output(command => [$wstest, '-a'], transcript => "$directory/version.log", limit => 60);
     my ($version) = map { /\AAutobahnTestSuite (\S+)/ } @lines;
     defined $version or die "$wstest does not tell its version, but:\n", map { "    $_\n" } @lines;
     return $version;
@@ -72,7 +72,7 @@ sub cases_of ($wstest, $directory, @patterns) {
     };
     write_json("$directory/spec.json", $spec);
     my @command = ($wstest, qw(-m fuzzingclient -s), "$directory/spec.json");
-    my @lines = _output(command => \@command, log => "$directory/cases.log", limit => 60);
+    my @lines = _output(command => \@command, transcript => "$directory/cases.log", limit => 60);
     my ($list) = map { /\ACases = \[(.*)\]/ } @lines;
     defined $list or die "$wstest does not tell its cases, but:\n", map { "    $_\n" } @lines;
     return $list =~ /([0-9.]+)/g;

@@ -8,10 +8,10 @@ use utf8;
 
 use AnyEvent;
 use Encode qw(decode encode);
+use Harness::Child;
 use Interop::Checks;
 use Interop::Messages qw(prose MIB);
 use Interop::Peer;
-use Interop::Process;
 use Interop::Relay;
 use Interop::Variants qw(parse_agreed);
 use Time::HiRes qw(clock_gettime CLOCK_MONOTONIC);
@@ -57,13 +57,13 @@ sub run ($self) {
 # ---- The server
 
 sub _start ($self) {
-    $self->{server} = Interop::Process->start(
-        command => $self->{server_command},
-        log     => "$self->{directory}/server.log",
-        scratch => $self->{scratch},
-        limit   => $self->{limit},
-        on_line => sub ($line) { push @{ $self->{said} }, decode('UTF-8', $line) },
-        on_end  => sub ($how) { $self->{server_ended} = $how },
+    $self->{server} = Harness::Child->start(
+        command     => $self->{server_command},
+        log         => "$self->{directory}/server.log",
+        environment => {TMPDIR => $self->{scratch}},
+        limit       => $self->{limit},
+        on_line     => sub ($line) { push @{ $self->{said} }, decode('UTF-8', $line) },
+        on_end      => sub ($how) { $self->{server_ended} = $how || 'exit status 0' },
     );
     my ($port) = $self->_server_says(qr{ws://127\.0\.0\.1:(\d+)/});
     $self->{relay} = Interop::Relay->new($port);

@@ -5,8 +5,8 @@ package Interop::Peer;
 use v5.36;
 
 use AnyEvent;
+use Harness::Child;
 use Interop::Lines qw(decode_line encode_line);
-use Interop::Process;
 use List::Util qw(max min);
 
 use constant LAST_LINES => 12;
@@ -25,13 +25,13 @@ sub start ($class, %arg) {
         events   => {},
         errors   => [],
     }, $class;
-    $self->{process} = Interop::Process->start(
-        command => $arg{command},
-        log     => $arg{log},
-        scratch => $arg{scratch},
-        limit   => $arg{limit} + GRACE,
-        on_line => sub ($line) { $self->_told($line) },
-        on_end  => sub ($how) { $self->{ended} = $how; $self->_wake },
+    $self->{process} = Harness::Child->start(
+        command     => $arg{command},
+        log         => $arg{log},
+        environment => {TMPDIR => $arg{scratch}},
+        limit       => $arg{limit} + GRACE,
+        on_line     => sub ($line) { $self->_told($line) },
+        on_end      => sub ($how) { $self->{ended} = $how; $self->_wake },
     );
     return $self;
 }
@@ -77,7 +77,7 @@ sub tell ($self, $do, $with = {}, $bytes = undef) {
 sub _ended ($self) {
     my @lines = $self->said;
     splice @lines, 0, @lines - LAST_LINES if @lines > LAST_LINES;
-    return join "\n    ", "$self->{name} has ended by itself, $self->{ended}" . (@lines ? ':' : ''), @lines;
+    return join "\n    ", "$self->{name} has ended by itself, " . ($self->{ended} || 'exit status 0') . (@lines ? ':' : ''), @lines;
 }
 
 # Waits for an event, and takes it; dies where it cannot come any more, or does not in time.
@@ -121,7 +121,7 @@ sub finish ($self) {
         $self->{waiting}->recv;
     }
     return "$self->{name} did not end with its input" if $self->{process}->killed;
-    return $self->_ended if $self->{ended} ne 'exit status 0';
+    return $self->_ended if length $self->{ended};
     return;
 }
 
