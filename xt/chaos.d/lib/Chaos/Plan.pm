@@ -58,6 +58,10 @@ sub new ($class, $run, $cycle, $number) {
         # A compressor has some 300 KiB.
         $self->{deflate} = $chance->weighted(90 => '', 5 => 'context', 5 => 'no context');
         $self->{narrow}  = $chance->percent(20);
+        # See Chaos::Habits; with `drains` an end sends as much as may wait, and goes on when that has left.
+        $self->{"habits_$_"} = {map { ($_ => $chance->percent(25)) } qw(pauses pings drains)} for qw(client server);
+        # One that has shut its write side has no answer.
+        if ($self->{ending}{how} eq 'eof') { $self->{"habits_$_"}{pings} = '' for qw(client server) }
     }
     return $self;
 }

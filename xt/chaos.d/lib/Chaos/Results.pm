@@ -5,12 +5,13 @@ package Chaos::Results;
 use v5.36;
 
 use Chaos::Checker qw(VERDICTS);
+use Chaos::Habits  qw(HABITS);
 
 # So many problems are told in words.
 use constant TOLD => 10;
 
 sub new ($class) {
-    return bless {kinds => {}, problems => [], problem_count => 0, map { ($_ => 0) } VERDICTS}, $class;
+    return bless {kinds => {}, problems => [], problem_count => 0, map { ($_ => 0) } VERDICTS, HABITS}, $class;
 }
 
 # A connection was as it should be, or was not.
@@ -26,7 +27,8 @@ sub problem ($self, $text) {
 }
 
 sub verdict ($self, $verdict) {
-    $self->{$_} += $verdict->{$_} for VERDICTS;
+    # Peers that only read have no habits.
+    $self->{$_} += $verdict->{$_} // 0 for VERDICTS, HABITS;
     return;
 }
 
@@ -37,7 +39,7 @@ sub add ($self, $other) {
     for my $kind (keys %{ $other->{kinds} }) {
         $self->{kinds}{$kind}{$_} += $other->{kinds}{$kind}{$_} for keys %{ $other->{kinds}{$kind} };
     }
-    $self->{$_} += $other->{$_} for VERDICTS, 'problem_count';
+    $self->{$_} += $other->{$_} for VERDICTS, HABITS, 'problem_count';
     my $room = TOLD - @{ $self->{problems} };
     push @{ $self->{problems} }, grep { defined && $room-- > 0 } @{ $other->{problems} };
     return;

@@ -5,10 +5,14 @@ package Chaos::Run;
 use v5.36;
 
 use Chaos::Checker qw(VERDICTS);
+use Chaos::Habits  qw(HABITS);
 use Chaos::Plan qw(kinds share_of);
 use Chaos::Process;
 use Chaos::Results;
 use Harness::Usage qw(peak);
+
+# From so many connections on each habit has to have been met.
+use constant MANY => 1000;
 
 # Arguments: run: the options that all processes get; programs: a subroutine that makes the command of one; logs;
 # clients, warm_up, cycles, tolerance (percent); on_cycle: told of each cycle when it has ended.
@@ -49,7 +53,7 @@ sub _cycle ($self, $number) {
     $server->ask($patience, 'ready', 'cycle', $number);
     $clients->[$_]->tell('cycle', $number, $self->{port}, $_, scalar @$clients) for 0 .. $#$clients;
     $_->await('connected', $patience) for @$clients;
-    my $count = $server->ask($patience, 'count', 'count');
+    my $count = $server->ask(2 * $patience, 'count', 'count');
     $_->tell('go') for @$clients, $server;
     my $connected = AE::time;
     # Those that are not over in time are told of by the release.
@@ -93,6 +97,15 @@ sub messages_of_cycle ($self, $cycle) {
     return $messages;
 }
 
+# How often the ends of healthy connections have had which habit, in all cycles.
+sub habits ($self) {
+    my %sum = map { ($_ => 0) } HABITS;
+    for my $results (map { $_->{results} } @{ $self->{cycles_done} }) {
+        $sum{$_} += $results->{$_} for HABITS;
+    }
+    return %sum;
+}
+
 # By how many percent the server's memory, resident or in use, has grown from the last cycle of the warm-up to the last
 # one of all.
 sub growth ($self, $which) {
@@ -125,6 +138,9 @@ sub _judge ($self) {
         push @wrong, "connections: $done were as they should be $in, of $self->{run}{connections}"
             if $done != $self->{run}{connections};
     }
+    my %habits = $self->habits;
+    push @wrong, map { "habits: there were no $_" } grep { !$habits{$_} } HABITS
+        if $self->{run}{connections} * @{ $self->{cycles_done} } >= MANY;
     for my $which (qw(resident in_use)) {
         my $growth = $self->growth($which);
         push @wrong, sprintf 'memory: %+.2f %% %s is more than %s %%', $growth, $which =~ tr/_/ /r, $self->{tolerance}

@@ -1,6 +1,7 @@
 package Chaos::Sabotage;
 
-# How the server's messages go out: as they are, or, for --self-test, spoilt in a way that has to be found.
+# How the server's messages go out, and how it pauses: as it should be, or, for --self-test, spoilt in a way that has to be
+# found.
 
 use v5.36;
 
@@ -20,6 +21,8 @@ my %FOUND = (
     finish     => 'problems',
     exception  => 'problems',
     warning    => 'problems',
+    pause      => 'problems',
+    drain      => 'problems',
 );
 
 sub ways ()      { sort keys %FOUND }
@@ -46,6 +49,16 @@ sub send ($side, $connection, $number, $opcode, $octets) {
     substr($octets, -1) ^= "\x01" if $way eq 'flip' && $spoilt && length $octets && $opcode == Chaos::Stream::BINARY;
     _out($connection, $opcode, $octets);
     _out($connection, $opcode, $octets) if $way eq 'double' && $spoilt && length $octets;
+    return;
+}
+
+sub pause ($side, $connection) {
+    $connection->pause if $way ne 'pause' || $side ne 'server';
+    return;
+}
+
+sub on_drain ($side, $connection, $code) {
+    $connection->on(drain => $code) if $way ne 'drain' || $side ne 'server';
     return;
 }
 
