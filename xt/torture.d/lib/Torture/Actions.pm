@@ -9,9 +9,9 @@ use AnyEvent;
 use AnyEvent::WebSocket::Connection;
 use AnyEvent::WebSocket::Message;
 use Encode ();
-use EV;
-use Exporter qw(import);
-use Peer     qw(frame nested);
+use Exporter      qw(import);
+use Peer          qw(frame nested);
+use Torture::Loop qw(poll survives_closing);
 
 our @EXPORT_OK = qw(actions action);
 
@@ -24,18 +24,28 @@ package Torture::Object {
 
 sub _message ($opcode, $body) { AnyEvent::WebSocket::Message->new(opcode => $opcode, body => $body) }
 
-sub _send ($end, $what, $opcode, $octets) {
+sub _send ($end, $what, $opcode, $octets, $method = 'send') {
     my $connection = $end->connection;
     $end->sends($opcode, $octets);
-    my $returned = $connection->send($what);
-    $end->violation('send did not return the connection') if $returned != $connection;
+    my $returned = $connection->$method($what);
+    $end->violation("$method did not return the connection") if $returned != $connection;
+    $end->has_sent($connection, $opcode);
     return;
 }
+
+sub _send_octets ($end, $octets) { _send($end, $octets, 1, $octets) }
+
+sub _ping ($end, $payload) { _send($end, $payload, 9, $payload, 'ping') }
 
 # What has to die at the caller's, and send nothing.
 sub _must_die ($end, $pattern, $code) {
     # Of one that is closed nothing is asked.
-    return if grep { $_->{is_ending} } $end, $end->{other};
+    _always_dies($end, $pattern, $code) if $end->is_calm;
+    return;
+}
+
+# The same, whether or not it is closed.
+sub _always_dies ($end, $pattern, $code) {
     return if eval { $code->(); $end->violation("what should die like $pattern did not"); 1 };
     $end->violation("died of '$@', not like $pattern") if $@ !~ $pattern;
     return;
@@ -49,15 +59,16 @@ sub _on ($end, $event, $code) {
     return;
 }
 
-# A callback that does so many random things, and perhaps dies then.
-sub _callback ($end, $episode, $count, $dies) {
+# A callback for an event that does so many random things, and perhaps dies then.
+sub _callback ($end, $episode, $event, $count, $dies) {
     my $left = $count;
     Scalar::Util::weaken($end);
     Scalar::Util::weaken($episode);
     return sub ($connection, $message = undef, $cancel = undef) {
         return if !$end || !$episode;
         $episode->{callbacks}++;
-        $episode->act($end, $connection, $message) for 1 .. $count;
+        my @message = $event =~ /_message|p[io]ng/ ? $message : ();
+        $end->in_callback($event, sub { $episode->act($end, $connection, @message) for 1 .. $count });
         if (--$left < 0 && ref $cancel) {
             $cancel->();
         }
@@ -70,14 +81,23 @@ sub _callback ($end, $episode, $count, $dies) {
 
 my @BAD_CLOSES = ([999], [1005], [1006], [5000], ['x'], [1000, 'x' x 124], [1000, "\x{20AC}" x 42]);
 my @BAD_SENDS  = (\1, [], {}, sub { }, qr/x/, \*STDOUT);
-my @EVENTS     = qw(next_message each_message each_message parse_error finish);
+my @EVENTS     = qw(next_message each_message each_message parse_error finish ping pong drain drain);
+
+# Payloads of the test's Pings begin with P, where they are not empty, and those of its Pongs with D: what answers a Ping is
+# told from what does not.
+sub _payload ($episode, $first, $length) { substr $first . $episode->{numbers}->text($length), 0, $length }
+
+# Characters in either of the forms that perl has for them, where both are possible.
+sub _in_any_form ($episode, $characters) {
+    $episode->{numbers}->percent(50) ? utf8::upgrade($characters) : utf8::downgrade($characters, 1);
+    return $characters;
+}
 
 # Weight, name, code. Those that do worse than to close are marked by calling `disturb`.
 my @ACTIONS = (
     # ---- sending
     [30, 'send octets' => sub ($end, $episode, @) {
-        my $octets = $episode->{numbers}->text($episode->length);
-        _send($end, $octets, 1, $octets);
+        _send_octets($end, $episode->{numbers}->text($episode->length));
     }],
     [20, 'send characters' => sub ($end, $episode, @) {
         my $characters = $episode->{numbers}->characters($episode->length);
@@ -101,12 +121,39 @@ my @ACTIONS = (
     [10, 'send many' => sub ($end, $episode, @) {
         for (1 .. $episode->{numbers}->between(2, 30)) {
             last if !$end->connection;
-            _send($end, "many $_", 1, "many $_");
+            _send_octets($end, "many $_");
         }
     }],
     [15, 'send back' => sub ($end, $episode, $connection = undef, $message = undef) {
         return if !ref $message;
-        _send($end, $message, $message->opcode, $message->body);
+        # A Pong that answers nothing would look like an answer.
+        my $again = $message->opcode < 8 ? $message : _message(2, $message->body);
+        _send($end, $again, $again->opcode, $again->body);
+    }],
+    [10, 'send_text' => sub ($end, $episode, @) {
+        my $numbers    = $episode->{numbers};
+        my $characters = $numbers->percent(50)
+            ? $numbers->characters($episode->length)
+            : join '', map { chr $numbers->below(256) } 1 .. $numbers->below(300);
+        utf8::encode(my $octets = $characters);
+        _send($end, _in_any_form($episode, $characters), 1, $octets, 'send_text');
+    }],
+    [10, 'send_binary' => sub ($end, $episode, @) {
+        my $octets = $episode->{numbers}->binary($episode->length);
+        _send($end, _in_any_form($episode, $octets), 2, $octets, 'send_binary');
+    }],
+    [2, 'send_text and send_binary badly' => sub ($end, $episode, @) {
+        my $numbers   = $episode->{numbers};
+        my $reference = $numbers->pick(\1, [], {}, sub { });
+        no warnings qw(surrogate non_unicode);
+        my $character = $numbers->pick("\x{D800}", "\x{DFFF}", "\x{110000}");
+        my ($method, $what, $pattern) = $numbers->pick(
+            ['send_text',   $reference,               qr/\Asend_text takes a string at .*Actions\.pm line /],
+            ['send_binary', $reference,               qr/\Asend_binary takes a string at .*Actions\.pm line /],
+            ['send_text',   'x' x 9 . $character,     qr/\Asend_text: the string has a character that UTF-8 has not, U\+/],
+            ['send_binary', "\xE9" x 9 . "\x{100}", qr/\Asend_binary: the string has a wide character/],
+        )->@*;
+        _always_dies($end, $pattern, sub { $end->connection->$method($what) });
     }],
     [4, 'send an object that acts' => sub ($end, $episode, @) {
         my $octets = 'object ' . $episode->{numbers}->text($episode->length);
@@ -114,12 +161,30 @@ my @ACTIONS = (
             $episode->act($end);
             # Whatever that has sent is before this.
             $end->sends(1, $octets);
+            # From the socket's point of view it has been there all the time.
+            $end->{talked} = AE::time;
         });
         my $connection = $end->connection;
         eval { $connection->send($object); 1 } or die $@;
     }],
     [4, 'send ping or pong' => sub ($end, $episode, @) {
-        $end->connection->send(_message($episode->{numbers}->pick(9, 10), 'x' x $episode->{numbers}->below(126)));
+        my ($opcode, $first, $least) = $episode->{numbers}->pick([9, 'P', 0], [10, 'D', 1])->@*;
+        my $octets = _payload($episode, $first, $episode->{numbers}->between($least, 125));
+        _send($end, _message($opcode, $octets), $opcode, $octets);
+    }],
+    [8, 'ping' => sub ($end, $episode, @) {
+        my $octets = _payload($episode, 'P', $episode->{numbers}->below(126));
+        my $characters = $octets;
+        utf8::decode($characters) if $episode->{numbers}->percent(30);
+        _send($end, $characters, 9, $octets, 'ping');
+    }],
+    [3, 'ping without a payload' => sub ($end, $episode, @) {
+        _send($end, $episode->{numbers}->pick('', undef), 9, '', 'ping');
+    }],
+    [2, 'ping with too much' => sub ($end, $episode, @) {
+        my $much = $episode->{numbers}->pick('x' x 126, 'x' x 70_000, "\x{20AC}" x 42);
+        _always_dies($end, qr/\Aping: the payload has \d+ bytes, and 125 is the limit at .*Actions\.pm line /,
+            sub { $end->connection->ping($much) });
     }],
     [4, 'send what cannot be sent' => sub ($end, $episode, @) {
         my $what = $episode->{numbers}->pick(@BAD_SENDS);
@@ -136,6 +201,7 @@ my @ACTIONS = (
         # What callbacks send meanwhile comes before this on those that it has not come to yet.
         local $episode->{depth} = $episode->DEEPEST;
         AnyEvent::WebSocket::Connection->broadcast($octets, map { $_->connection } @ends);
+        $_->connection && $_->has_sent($_->connection, 1) for @ends;
     }],
     [2, 'broadcast to what is none' => sub ($end, $episode, @) {
         my $none = $episode->{numbers}->pick(undef, 'x', {}, bless {}, 'Torture::End');
@@ -148,6 +214,7 @@ my @ACTIONS = (
     [3, 'close' => sub ($end, $episode, @) {
         $end->ends;
         $end->connection->close($episode->{numbers}->pick([], [1000], [1001, 'bye'], [4999, "\x{20AC}" x 41], [0])->@*);
+        $end->{has_closed} = 1;
     }],
     [2, 'close badly' => sub ($end, $episode, @) {
         my $bad = $episode->{numbers}->pick(@BAD_CLOSES);
@@ -156,13 +223,14 @@ my @ACTIONS = (
     [1, 'send Close' => sub ($end, $episode, @) {
         $end->ends;
         $end->connection->send(_message(8, $episode->{numbers}->pick('', pack('n a*', 1000, 'raw'))));
+        $end->{has_closed} = 1;
     }],
     [2, 'drop' => sub ($end, $episode, @) { $end->drop }],
 
     # ---- callbacks
     [20, 'add a callback' => sub ($end, $episode, @) {
         my ($numbers, $event) = ($episode->{numbers}, $episode->{numbers}->pick(@EVENTS));
-        _on($end, $event, _callback($end, $episode, $numbers->between(0, 2), $numbers->percent(2)));
+        _on($end, $event, _callback($end, $episode, $event, $numbers->between(0, 2), $numbers->percent(2)));
     }],
     [8, 'cancel a callback' => sub ($end, $episode, @) {
         my $cancels = $end->{cancels};
@@ -186,16 +254,48 @@ my @ACTIONS = (
     [10, 'ask' => sub ($end, $episode, @) {
         my $connection = $end->connection;
         my @all = map { $connection->$_ } qw(handle masked subprotocol max_payload_size max_fragments close_code
-            close_reason close_error was_clean role validate_utf8 close_timeout);
+            close_reason close_error was_clean role validate_utf8 close_timeout max_write_buffer ping_interval
+            ping_timeout idle_timeout);
+    }],
+    [6, 'buffered_amount' => sub ($end, $episode, @) {
+        my $amount = $end->connection->buffered_amount;
+        $end->violation("buffered_amount is '" . ($amount // 'undef') . "'") if ($amount // '') !~ /\A[0-9]+\z/;
+        my $most = $end->most_buffered;
+        $end->violation("buffered_amount is $amount, of $most at most") if $amount > $most;
+    }],
+    [4, 'latency' => sub ($end, $episode, @) {
+        my $latency = $end->connection->latency;
+        return if !defined $latency;
+        $end->violation("latency is $latency s") if $latency < 0 || $latency > AE::time - $episode->{started};
+    }],
+
+    # ---- pauses
+    [4, 'pause' => sub ($end, $episode, @) {
+        my $connection = $end->connection;
+        $end->violation('pause did not return the connection') if $connection->pause != $connection;
+        $end->pauses;
+    }],
+    [8, 'resume' => sub ($end, $episode, @) {
+        my ($connection, $received) = ($end->connection, $end->{received});
+        $end->resumes;
+        $end->violation('resume did not return the connection') if $connection->resume != $connection;
+        # Where the descriptor was closed, what had arrived comes at once, and then finish.
+        $end->violation('resume delivered by itself') if $end->{received} != $received && !$end->{is_disturbed};
     }],
 
     # ---- event loops
     [4, 'run the event loop' => sub ($end, $episode, @) {
-        EV::run(EV::RUN_NOWAIT()) for 1 .. $episode->{numbers}->between(1, 4);
+        poll() for 1 .. $episode->{numbers}->between(1, 4);
     }],
     [3, 'wait in the event loop' => sub ($end, $episode, @) {
         my $done  = AE::cv;
         my $timer = AE::timer $episode->{numbers}->below(3) / 1000, 0, sub { $done->send };
+        nested { $done->recv };
+    }],
+
+    [2, 'let time pass' => sub ($end, $episode, @) {
+        my $done  = AE::cv;
+        my $timer = AE::timer $episode->{numbers}->between(5, 40) / 1000, 0, sub { $done->send };
         nested { $done->recv };
     }],
 
@@ -214,9 +314,7 @@ my @ACTIONS = (
         my $handle = $end->connection->handle;
         return if $handle->destroyed;
         $handle->stop_read;
-        $end->{is_stopped} = 1;
-        # From then on everything goes through the handle.
-        $end->{lingers} = 0;
+        $end->stops_reading;
     }],
     [8, 'start reading' => sub ($end, $episode, @) { $end->start_reading }],
     [4, 'set options of the handle' => sub ($end, $episode, @) {
@@ -233,8 +331,11 @@ my @ACTIONS = (
         my $handle = $end->connection->handle;
         # That place is ours from then on: the write side is shut there.
         return if $handle->destroyed || $end->{is_ending} || $end->{other}{is_ending};
-        Scalar::Util::weaken(my $weak = $episode);
-        $handle->on_drain(sub ($handle) { $weak->{callbacks}++ if $weak; $handle->on_drain(undef) });
+        Scalar::Util::weaken(my $weak = $end);
+        # Who sets this anew does without `drain`, now and where it is taken away again.
+        my $set = sub ($code) { $weak->{awaits_drain} = 0 if $weak; $handle->on_drain($code) };
+        Scalar::Util::weaken($handle);
+        $set->(sub ($handle) { $weak->{episode}{callbacks}++ if $weak; $set->(undef) });
     }],
 
     # ---- and as it may not
@@ -253,6 +354,7 @@ my @ACTIONS = (
     }],
     [1, 'close the descriptor' => sub ($end, $episode, @) {
         my $socket = $end->connection->handle->fh or return;
+        return if !survives_closing();
         $end->disturb;
         $episode->{has_closed} = 1;
         close $socket;
@@ -293,18 +395,5 @@ sub actions_listed () { map { [@$_[0, 1]] } @ACTIONS }
 # Pairs of weight and name, in one list.
 sub actions ()     { map { @$_[0, 1] } @ACTIONS }
 sub action ($name) { $CODE{$name} }
-
-# ---- what an end needs besides
-
-package Torture::End {
-    # Where the program has stopped it.
-    sub start_reading ($self) {
-        return if !delete $self->{is_stopped};
-        my $handle = $self->{handle};
-        return if !$handle || $handle->destroyed || $self->{is_taken} || !$handle->fh || !defined fileno $handle->fh;
-        $handle->start_read;
-        return;
-    }
-}
 
 1;
