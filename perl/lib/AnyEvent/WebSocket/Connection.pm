@@ -705,6 +705,10 @@ C<has '+name'>.
 
 After C<destroy> of the handle nothing more is delivered, not even of what had been read.
 
+=item *
+
+What is sent after the peer has ended TLS, but not yet the connection, is not sent: it would go out in the clear.
+
 =back
 
 C<broadcast>, C<send_text>, C<send_binary>, C<ping>, C<latency>, C<pause>, C<resume>, C<buffered_amount>, C<was_clean>,
