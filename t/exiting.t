@@ -105,12 +105,14 @@ for my $class ('AnyEvent::Handle', 'Derived::Handle') {
             program_socket();
             my ($ours, $theirs) = socket_pair();
             our $c = AnyEvent::WebSocket::Connection->new(handle => $class->new(fh => $ours));
+            $c->on($_ => sub { print "called: @_\n" }) for qw(parse_error finish);
+            settle();
             $SIG{PIPE} = 'DEFAULT';
             close $theirs;
             exit 6;
         END
         my ($status, $printed) = $wait->();
-        is [$status, $printed], [6 << 8, ''], 'neither a signal nor a warning';
+        is [$status, $printed], [6 << 8, ''], 'neither a signal nor a warning, and no callback';
     };
 }
 

@@ -288,6 +288,26 @@ for my $role ('accept', 'connect') {
         ok !$handle, 'the handle is gone';
     };
 
+    subtest "$role: exit in a callback, with more messages of the same read (D3)" => sub {
+        my ($other, $wait) = start_program("my \$role = '$role';" . <<'        END');
+            use AnyEvent::TLS;
+            use Tls qw(tls_context);
+            $| = 1;
+            our $c = AnyEvent::WebSocket::Connection->new(handle => AnyEvent::Handle->new(
+                fh => program_socket(), tls => $role, tls_ctx => tls_context($role)));
+            $c->send('hello')->on(each_message => sub { print "$_[1]{body}\n"; exit 3 });
+            $c->on(finish => sub { print "finish\n" });
+            run_until { 0 } 'a message';
+        END
+        my $peer = peer($other, $OTHER{$role});
+        await_frames($peer, 1);
+        # Records of their own, which leave together.
+        $peer->{handle}->autocork(1);
+        $peer->{handle}->push_write(frame(payload => $_, @mask)) for 1 .. 4;
+        is [$wait->()], [3 << 8, "1\n"], 'no callback runs any more';
+        is await_frames($peer, 2), ['hello', pack 'n', 1001], 'Close 1001';
+    };
+
     subtest "$role: the program ends while a dropped connection has unsent data (C8, D3)" => sub {
         for my $where ('in its callback', 'later') {
             my ($other, $wait) = start_program("my \$role = '$role'; my \$later = ${\($where eq 'later' ? 1 : 0)};"

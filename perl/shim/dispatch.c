@@ -232,7 +232,7 @@ void dispatch(pTHX_ shim *s) {
     static const char *const handler[] = {NULL, "on_close", "on_failure", "on_exception"};
     SV *exception = NULL;
     outcome out;
-    if (s->dispatching || !s->ready)
+    if (s->dispatching || !s->ready || s->quiet)
         return;
     ENTER;
     s->dispatching = TRUE;
@@ -272,7 +272,7 @@ void dispatch(pTHX_ shim *s) {
 
 /* Whether there is nothing to drain for any more. */
 static bool is_over(pTHX_ shim *s) {
-    return s->finished || s->finish_pending || !aews_conn_is_writable(s->core) || !is_delivering(aTHX_ s);
+    return s->quiet || s->finished || s->finish_pending || !aews_conn_is_writable(s->core) || !is_delivering(aTHX_ s);
 }
 
 static void tell_drained(pTHX_ shim *s, void *data) {

@@ -209,12 +209,19 @@ sub _in_sequence ($self, $name, $number) {
 sub _is_allowed ($self, $what, $is_announced = 0) {
     $self->{heard} = AE::time;
     $self->{episode}{messages}++;
+    $self->_is_running($what);
     $self->violation("$what after finish")      if $self->{finished};
     $self->violation("$what after parse_error") if $self->{failed};
     return if !$self->{is_paused} || $is_announced || !$self->is_calm;
     # Before the finish of one that has been cut off all that had arrived is delivered.
     return push @{ $self->{paused_doubts} }, "$what during a pause" if $self->{limits}{max_write_buffer};
     $self->violation("$what during a pause");
+    return;
+}
+
+# After `exit` nobody is told anything any more.
+sub _is_running ($self, $what) {
+    $self->violation("$what, in the phase ${^GLOBAL_PHASE} of the program") if ${^GLOBAL_PHASE} ne 'RUN';
     return;
 }
 
@@ -250,6 +257,7 @@ sub _arrived ($self, $opcode, $octets, $is_announced = 0) {
 sub _drained ($self) {
     $self->{awaits_drain} = 0;
     $self->{episode}{drains}++;
+    $self->_is_running('drain');
     $self->violation('drain after finish')      if $self->{finished};
     $self->violation('drain after parse_error') if $self->{failed};
     $self->violation('drain after close')       if $self->{has_closed};
@@ -259,6 +267,7 @@ sub _drained ($self) {
 # ---- the end
 
 sub _failed ($self, $text) {
+    $self->_is_running('parse_error');
     $self->violation('parse_error a second time')   if $self->{failed}++;
     $self->violation('parse_error after finish')    if $self->{finished};
     $self->violation("parse_error, undisturbed: $text") if $self->_is_undisturbed;
@@ -267,6 +276,7 @@ sub _failed ($self, $text) {
 }
 
 sub _finished ($self, $connection, $text) {
+    $self->_is_running('finish');
     $self->violation('finish a second time') if $self->{finished}++;
     my $was_paused = $self->{is_paused};
     if ($self->_was_cut_off($text)) {
