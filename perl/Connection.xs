@@ -181,10 +181,10 @@ static aews_slice binary_octets(pTHX_ SV *string, const char *method) {
 /* How many Pings of ours wait for an answer to tell latency by; more than anybody sends in the time that takes. */
 #define PINGS 256
 
-/* While callbacks run, in a pause, and before the event loop has been idle, what the peer sends waits in the socket: it
- * cannot be judged. */
-static bool is_held_up(shim *s) {
-    return s->dispatching || s->paused || !s->ready;
+/* While callbacks run, in a pause, and before the event loop has been idle, what the peer sends waits in the socket, and as
+ * long as the handle is somebody else's it goes there: it cannot be judged. */
+static bool is_held_up(pTHX_ shim *s) {
+    return s->dispatching || s->paused || !s->ready || transport_is_lost(aTHX_ s);
 }
 
 MODULE = AnyEvent::WebSocket::Connection  PACKAGE = AnyEvent::WebSocket::Connection
@@ -612,7 +612,7 @@ unsent(live_shim *s)
 bool
 has_received(live_shim *s)
   CODE:
-    RETVAL = s->received || is_held_up(s);
+    RETVAL = s->received || is_held_up(aTHX_ s);
     s->received = FALSE;
   OUTPUT:
     RETVAL
@@ -629,8 +629,16 @@ something_came(live_shim *s)
 bool
 has_talked(live_shim *s)
   CODE:
-    RETVAL = s->talked || is_held_up(s);
+    RETVAL = s->talked || is_held_up(aTHX_ s);
     s->talked = FALSE;
+  OUTPUT:
+    RETVAL
+
+# Whether the handle is somebody else's, for now or for ever.
+bool
+is_lost(live_shim *s)
+  CODE:
+    RETVAL = transport_is_lost(aTHX_ s);
   OUTPUT:
     RETVAL
 
@@ -667,12 +675,11 @@ handle(live_shim *s)
   OUTPUT:
     RETVAL
 
-# Whether there is nothing to wait for: in another thread, in another process (compat D3), or with a handle that was destroyed
-# or is somebody else's by now.
+# Whether there is nothing to wait for: in another thread, in another process (compat D3), or with a handle that was destroyed.
 bool
 is_gone(shim *s)
   CODE:
-    RETVAL = !s || s->generation != aews_process_generation() || handle_destroyed(aTHX_ s) || transport_is_lost(aTHX_ s);
+    RETVAL = !s || s->generation != aews_process_generation() || handle_destroyed(aTHX_ s);
   OUTPUT:
     RETVAL
 

@@ -121,13 +121,14 @@ for my $way (each_way()) {
     };
 
     subtest "nothing is drained where a drain callback has ended the connection, $name" => sub {
-        for my $end (qw(close exceed)) {
+        for my $end (qw(close exceed drop)) {
             my ($connection, $far) = connection_and_far(@options, max_write_buffer => 2_000_000);
             my @told;
             $connection->on(drain => sub {
                 push @told, 'drain';
                 if   ($end eq 'close') { $_[0]->close }
                 else                   { $_[0]->send($MIB) for 1 .. 3 }
+                undef $connection if $end eq 'drop';
                 push @told, 'end of drain';
             });
             $connection->on(drain => sub { push @told, 'another drain' });

@@ -285,6 +285,13 @@ subtest 'close after a Close frame made by the program sends nothing (C17, D2)' 
     is rest_of($peer), [[8, close_body(4000, 'raw')]], 'one Close frame';
 };
 
+subtest 'close leaves $@ alone (C15)' => sub {
+    my ($connection, $peer) = connection_and_peer();
+    local $@ = 'mine';
+    $connection->close;
+    is $@, 'mine', 'as it was';
+};
+
 subtest 'was_clean is read-only and false at first (D5)' => sub {
     my ($connection, $peer) = connection_and_peer();
     ok !$connection->was_clean, 'false';

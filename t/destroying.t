@@ -339,9 +339,11 @@ subtest 'the descriptor closed behind our back, then dropped (C20)' => sub {
 };
 
 subtest 'the descriptor of a derived handle closed, then dropped or sent to (C20)' => sub {
-    for my $then ('drop', 'send', 'close') {
+    for my $case (['drop', 0], ['send', 0], ['close', 0], ['drop', 1], ['send', 1], ['close', 1]) {
+        my ($then, $unsent) = @$case;
         my ($connection, $peer) = connection_through_handle();
         settle();
+        $connection->send('x' x $BIG) if $unsent;
         $connection->handle->stop_read;
         close $connection->handle->fh;
         my $weak   = weak($connection);

@@ -286,6 +286,19 @@ subtest 'dropped in a callback that the handle runs, with more to read (C8, C14)
     is $frames->[1], $CLOSE, 'Close';
 };
 
+subtest 'two connections of one handle dropped at once, which the program keeps (D3)' => sub {
+    for my $class (qw(AnyEvent::Handle Local::Handle)) {
+        my ($ours, $peer) = socket_pair();
+        AnyEvent::fh_unblock($peer);
+        my $handle      = $class->new(fh => $ours);
+        my @connections = map { AnyEvent::WebSocket::Connection->new(handle => $handle) } 1, 2;
+        settle();
+        @connections = ();
+        settle();
+        like read_until_eof($peer), qr/\A\x88\x02\x03\xE8/, "$class: Close, and the end of what we send";
+    }
+};
+
 subtest 'dropped while the program keeps the handle (D3)' => sub {
     my ($connection, $peer) = connection_and_peer();
     my $record = record($connection);

@@ -141,6 +141,22 @@ for my $way (each_way()) {
         is $history, [[finish => 'ping timeout']], 'and the peer is cut off as ever';
     };
 
+    subtest "the program reads by itself for a while, $name (C20)" => sub {
+        # Of a derived handle it cannot be told.
+        return pass 'not here' if $name =~ /through/;
+        my ($connection, $far) =
+            connection_and_far(@options, ping_interval => $unit, ping_timeout => 4 * $unit, idle_timeout => 20 * $unit);
+        my $history = history($connection);
+        my $handle  = $connection->handle;
+        my $on_read = $handle->{on_read};
+        $handle->on_read(sub { delete $_[0]{rbuf} });
+        run_for(8 * $unit);
+        is $history, [], 'nobody is cut off meanwhile';
+        $handle->on_read($on_read);
+        run_until { finished($history) } 'finish';
+        is $history, [[finish => 'ping timeout']], 'and then it is as before';
+    };
+
     subtest "a peer that says anything is there, $name" => sub {
         my ($connection, $far) = connection_and_far(@options, ping_interval => $unit, ping_timeout => 6 * $unit);
         my $history = history($connection);

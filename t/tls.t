@@ -278,6 +278,28 @@ for my $role ('accept', 'connect') {
         $handle->on_read(sub { });
     };
 
+    subtest "$role: dropped with unsent data, and the peer closes its side (C8, C21)" => sub {
+        my ($ours, $theirs) = socket_pair();
+        my $connection = $CONNECTION->new(handle => tls_handle($ours, $role), max_payload_size => 0);
+        my $peer       = peer($theirs, $OTHER{$role});
+        established($connection, $peer);
+        $connection->send('l' x (5 * $MIB))->send('behind');
+        undef $connection;
+        shutdown $theirs, 1;
+        is await_end($peer), short('l' x (5 * $MIB), 'behind', pack 'n', 1000), 'all of it arrives, then EOF';
+    };
+
+    subtest "$role: dropped, and then the handle is destroyed (C20)" => sub {
+        my ($connection, $peer) = connection_and_tls_peer($role, @masked);
+        established($connection, $peer);
+        my $handle = $connection->handle;
+        undef $connection;
+        $handle->destroy;
+        settle();
+        weaken($handle);
+        ok !$handle, 'nothing holds it';
+    };
+
     subtest "$role: dropped with a closed descriptor (C20)" => sub {
         my ($connection, $peer) = connection_and_tls_peer($role, @masked);
         established($connection, $peer);

@@ -93,11 +93,6 @@ static void deliver_control(pTHX_ shim *s, SV *connection, aews_event *event) {
     deliver_message(aTHX_ s, connection, event, on);
 }
 
-/* Whether the program has paused, and there is something to pause for: not where the socket has failed. */
-static bool is_put_off(shim *s) {
-    return s->paused && !s->broken && !s->cut_off;
-}
-
 /* Delivers messages up to the next thing that is not one. Runs under an eval, which is entered once for
  * all messages of a read rather than for each callback. */
 static void deliver(pTHX_ shim *s, void *data) {
@@ -184,17 +179,18 @@ static void leave_callbacks(pTHX) {
     LEAVE;
 }
 
-/* Calls a function of the Perl part. What it throws goes to the event loop (compat C15), but only
- * when all is done that has to be: the first exception is kept until then. */
-static void call_keeping(pTHX_ SV **kept, const char *function, shim *s, SV *first, SV *second) {
-    SV *connection = sv_2mortal(newRV_inc((SV *)s->self));
-    SV *exception = call_perl(aTHX_ function, connection, first, second, G_EVAL);
-    if (!exception)
-        return;
+/* Of exceptions that go to the event loop, when all is done that has to be (compat C15), the first is kept until then. */
+static void keep(pTHX_ SV **kept, SV *exception) {
     if (*kept)
         SvREFCNT_dec(exception);
     else
         *kept = exception;
+}
+
+/* Calls a function of the Perl part. */
+static void call_keeping(pTHX_ SV **kept, const char *function, shim *s, SV *first, SV *second) {
+    SV *connection = sv_2mortal(newRV_inc((SV *)s->self));
+    keep(aTHX_ kept, call_perl(aTHX_ function, connection, first, second, G_EVAL));
 }
 
 static void send_all(pTHX_ shim *s, void *data) {
@@ -208,11 +204,11 @@ void send_keeping(pTHX_ SV **kept, shim *s) {
     SV *exception;
     if (!transport_has_output(s))
         return;
+    ENTER;
+    save_scalar(PL_errgv);
     exception = run_in_eval(aTHX_ s, send_all, NULL);
-    if (*kept)
-        SvREFCNT_dec(exception);
-    else
-        *kept = exception;
+    LEAVE;
+    keep(aTHX_ kept, exception);
 }
 
 static void dispatch_later(pTHX_ shim *s, I32 ax, I32 items) {
@@ -280,6 +276,11 @@ static void tell_drained(pTHX_ shim *s, void *data) {
     callbacks_each(aTHX_ s, ON_DRAIN, sv_2mortal(newRV_inc((SV *)s->self)), NULL, is_over);
 }
 
+static void dispatch_rest(pTHX_ shim *s, void *data) {
+    PERL_UNUSED_VAR(data);
+    dispatch(aTHX_ s);
+}
+
 /* All that waited to be sent has left, a turn of the event loop ago. Unlike messages this is told to a callback that runs an
  * event loop, too: it may be what it waits for. */
 void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
@@ -316,7 +317,7 @@ void dispatch_drained(pTHX_ shim *s, I32 ax, I32 items) {
     }
     if (is_first) {
         s->dispatching = FALSE;
-        dispatch_soon(aTHX_ s);
+        keep(aTHX_ &exception, run_in_eval(aTHX_ s, dispatch_rest, NULL));
     }
     leave_callbacks(aTHX);
     LEAVE;
@@ -358,6 +359,9 @@ void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
     if (items >= 3 && SvTRUE(ST(1)))
         s->lost |= backlog_unsent(aTHX_ s) > 0;
     s->broken |= items >= 3;
+    if (s->finish_pending)
+        /* There was a pause to end first, and there is none any more. */
+        dispatch(aTHX_ s);
     if (s->finished || s->finish_pending)
         return;
     if (items >= 3)

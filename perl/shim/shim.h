@@ -169,6 +169,11 @@ void context_boot(pTHX);
 void context_clone(pTHX);
 context *context_get(pTHX);
 
+/* Whether the program has paused, and there is something to pause for: not where the socket has failed. */
+static inline bool is_put_off(shim *s) {
+    return s->paused && !s->broken && !s->cut_off;
+}
+
 /* The inside of a handle that has one. */
 static inline HV *handle_hash(shim *s) {
     SV *handle = s->handle && SvROK(s->handle) ? SvRV(s->handle) : NULL;

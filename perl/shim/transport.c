@@ -142,12 +142,19 @@ static void touch(pTHX_ shim *s, bool reading) {
 
 /* ---- reading ---- */
 
+/* Whether the program has closed the descriptor of an AnyEvent::Handle, derived or not. Some event loops would take a
+ * watcher on it for one on something else (compat C20). */
+static bool handle_is_closed(pTHX_ shim *s, HV *handle) {
+    IO *io = handle ? handle_io(aTHX_ handle) : NULL;
+    return io && !IoIFP(io) && !SvTIED_mg((SV *)io, PERL_MAGIC_tiedscalar) && sv_derived_from(s->handle, "AnyEvent::Handle");
+}
+
 static void handle_error(pTHX_ shim *s, int error) {
     HV *handle = handle_hash(s);
     SV *fatal = sv_2mortal(newSViv(1));
     if (s->quiet)
         return;
-    if (is_plain(aTHX_ handle) && handle_fd(aTHX_ handle) < 0) {
+    if (handle_is_closed(aTHX_ s, handle)) {
         /* Nothing of this can be sent any more. The handle would linger over it, on a descriptor that
          * some event loops take for another. */
         SV *wbuf = hash_value(aTHX_ handle, context_get(aTHX)->key.wbuf);
@@ -394,11 +401,12 @@ static void leave_to_parent(pTHX_ shim *s, HV *handle) {
 
 /* Gives up a peer: what is unsent is dropped, `finish` gets the text, and the handle is destroyed. */
 void transport_cut_off(pTHX_ shim *s, SV *text) {
-    if (s->finished || s->finish_pending || s->quiet)
+    if (s->finished || s->quiet || (s->finish_pending && !is_put_off(s)))
         return;
     s->lost |= backlog_unsent(aTHX_ s) > 0;
     s->cut_off = s->finish_pending = TRUE;
     s->corked = FALSE;
+    SvREFCNT_dec(s->finish_text);
     s->finish_text = newSVsv(text);
     call_perl(aTHX_ "give_up", s->handle, NULL, NULL, 0);
     dispatch(aTHX_ s);
@@ -470,13 +478,6 @@ static void cork(pTHX_ shim *s) {
     s->corked = TRUE;
     watcher = sv_2mortal(closure_new(aTHX_ s, transport_uncork));
     call_perl(aTHX_ "cork", s->handle, watcher, NULL, 0);
-}
-
-/* Whether the program has closed the descriptor of an AnyEvent::Handle, derived or not. Some event loops would take a
- * watcher on it for one on something else (compat C20). */
-static bool handle_is_closed(pTHX_ shim *s, HV *handle) {
-    IO *io = handle ? handle_io(aTHX_ handle) : NULL;
-    return io && !IoIFP(io) && !SvTIED_mg((SV *)io, PERL_MAGIC_tiedscalar) && sv_derived_from(s->handle, "AnyEvent::Handle");
 }
 
 /* Whether the handle had TLS, and has not any more, as after the peer's close_notify. */

@@ -11,8 +11,9 @@ use warnings;
 
 our $VERSION = '1.000';
 
-use AE    ();
-use Errno qw(EAGAIN EINTR);
+use AE           ();
+use Errno        qw(EAGAIN EINTR);
+use Scalar::Util qw(weaken);
 
 # How long sending may take is the handle's `linger`, which has this default in AnyEvent::Handle; then, how
 # long the peer may take to close its side. In seconds.
@@ -76,19 +77,29 @@ sub _plain {
     $write->();
 }
 
-# Keeps a handle alive that has TLS, since what is unsent may be in several places inside it, or methods of its own.
+# Keeps a handle alive that has TLS, since what is unsent may be in several places inside it, or methods of its own. It holds
+# itself, so that nothing does any more once somebody destroys it.
 sub _hold {
     my ($handle) = @_;
-    my $patience = _patience($handle);
-    my $hold     = $handle;
-    my $timer;
-    my $end = sub { undef $timer; undef $hold };
+    my $held = $handle->{aews_held} = {handle => $handle};
+    my ($is_sent, $is_read);
+    weaken($handle);
+    my $end = sub { delete $handle->{aews_held} if $handle };
     $handle->on_error($end);
-    $handle->on_eof($end);
-    $timer = AE::timer($patience, 0, $end);
+    $handle->on_eof(sub {
+        $is_read = 1;
+        $end->() if $is_sent;
+    });
+    $held->{timer} = AE::timer(_patience($handle), 0, $end);
     # Its destructor may run when there is no event loop any more.
     $handle->{linger} = 0;
-    shut_down_tls($handle, sub { $timer = AE::timer($WAITING, 0, $end) if $hold });
+    weaken($held);
+    shut_down_tls($handle, sub {
+        return if !$held;
+        $is_sent = 1;
+        if   ($is_read) { $end->() }
+        else            { $held->{timer} = AE::timer($WAITING, 0, $end) }
+    });
 }
 
 # As push_shutdown, which does not know that TLS data may be on its way from one buffer to the next: what is

@@ -210,7 +210,8 @@ sub detach {
     my ($address, $process) = (refaddr($handle), $$);
     $undecided{$address} = $handle;
     later(sub {
-        my $handle = delete $undecided{$address};
+        # Two connections that the program has made of one handle ask once.
+        my $handle = delete $undecided{$address} or return;
         return if references($handle) > 1 || !_is_a_handle($handle) || _is_closed($handle);
         # What waits is not a child's to send (compat D3).
         if   ($process == $$) { AnyEvent::WebSocket::Connection::Linger::linger($handle) }

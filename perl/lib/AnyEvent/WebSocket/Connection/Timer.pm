@@ -169,6 +169,7 @@ sub _has_talked {
 sub _ping {
     my ($connection) = @_;
     _start($connection, ping => $connection->ping_interval);
+    return if AnyEvent::WebSocket::Connection::Shim::is_lost($connection);
     # Each has its own payload, so that it is not taken for answered by a late answer to the one before.
     $connection->ping(++AnyEvent::WebSocket::Connection::Shim::timer($connection)->{pings});
 }
