@@ -569,7 +569,7 @@ characters(SV *octets)
 UV
 references(SV *reference)
   CODE:
-    RETVAL = SvREFCNT(SvRV(reference));
+    RETVAL = SvROK(reference) ? SvREFCNT(SvRV(reference)) : 0;
   OUTPUT:
     RETVAL
 
