@@ -192,6 +192,21 @@ subtest 'handle->destroy in a callback after the end was known (C20)' => sub {
     }
 };
 
+subtest 'a handle that its own errors destroy in a callback is another matter (C19)' => sub {
+    for my $through (0, 1) {
+        my ($connection, $peer) = $through ? connection_through_handle() : connection_and_peer();
+        my $record = record($connection);
+        settle();
+        $connection->on(each_message => sub { $_[0]->send('reply') });
+        syswrite $peer, join '', map { frame(payload => $_) } 1 .. 3;
+        close $peer;
+        # The first of several that fail.
+        $connection->send('x' x $BIG);
+        run_until { @{ $record->{finish} } } 'finish';
+        is scalar(@{ $record->{finish} }), 1, 'finish comes' . ($through ? ', through the handle' : '');
+    }
+};
+
 subtest 'a handle that another connection has taken (C20)' => sub {
     my ($connection, $peer) = connection_and_peer(idle_timeout => 0.05, ping_interval => 0.02, ping_timeout => 0.05);
     my $other = AnyEvent::WebSocket::Connection->new(handle => $connection->handle);

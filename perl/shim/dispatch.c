@@ -358,7 +358,11 @@ void dispatch_finish(pTHX_ shim *s, I32 ax, I32 items) {
     /* After an error that is not fatal the handle goes on. */
     if (items >= 3 && SvTRUE(ST(1)))
         s->lost |= backlog_unsent(aTHX_ s) > 0;
-    s->broken |= items >= 3;
+    if (items >= 3) {
+        s->broken = TRUE;
+        /* It destroys itself, now or after the first error that was told in this dispatch. */
+        s->intact = FALSE;
+    }
     if (s->finish_pending)
         /* There was a pause to end first, and there is none any more. */
         dispatch(aTHX_ s);
