@@ -84,8 +84,8 @@ sub _ping ($self) {
     my $payload = sprintf '%d ', ++$self->{pings};
     $payload .= 'p' x (1 + $self->_draw * (125 - length $payload));
     substr($payload, 125) = '' if length $payload > 125;
-    $self->{connection}->ping($payload);
     $self->{pinged_at} = AE::time;
+    $self->{connection}->ping($payload);
     $self->_wait(ping => $self->_draw * $self->{period}, \&_ping) if $self->{pings} < 2 * TIMES;
     return;
 }
