@@ -233,19 +233,24 @@ subtest 'dropped with unsent data (C8, D3)' => sub {
     }
 };
 
+# A connection that the kernel takes much from, on two sockets, and a peer that has little room for it.
+sub connection_and_full_peer {
+    my ($class, $ours, $peer) = @_;
+    setsockopt $ours, SOL_SOCKET, SO_SNDBUF, 1 << 20;
+    setsockopt $peer, SOL_SOCKET, SO_RCVBUF, 1 << 14;
+    AnyEvent::fh_unblock($peer);
+    my $connection = AnyEvent::WebSocket::Connection->new(handle => $class->new(fh => $ours));
+    settle();
+    return ($connection, $peer);
+}
+
 subtest 'dropped with unsent data and unread input (C8)' => sub {
     @Local::Handle::ISA = ('AnyEvent::Handle');
     for my $case (['unix', 'AnyEvent::Handle'], ['tcp', 'AnyEvent::Handle'], ['tcp', 'Local::Handle']) {
         my ($transport, $class) = @$case;
         # A socket that is closed with input unread is reset, and what the peer has not got by then is lost:
         # nearly all, where the kernel has it but the peer has little room.
-        my ($ours, $peer) = $transport eq 'tcp' ? tcp_pair() : socket_pair();
-        setsockopt $ours, SOL_SOCKET, SO_SNDBUF, 1 << 20;
-        setsockopt $peer, SOL_SOCKET, SO_RCVBUF, 1 << 14;
-        AnyEvent::fh_unblock($peer);
-        my $connection = AnyEvent::WebSocket::Connection->new(handle => $class->new(fh => $ours));
-        undef $ours;
-        settle();
+        my ($connection, $peer) = connection_and_full_peer($class, $transport eq 'tcp' ? tcp_pair() : socket_pair());
         $connection->pause;
         my $data = 'z' x (300 << 10);
         $connection->send($data);
@@ -260,13 +265,7 @@ subtest 'dropped with unsent data and unread input (C8)' => sub {
 };
 
 subtest 'dropped in a callback that the handle runs, with more to read (C8, C14)' => sub {
-    my ($ours, $peer) = tcp_pair();
-    setsockopt $ours, SOL_SOCKET, SO_SNDBUF, 1 << 20;
-    setsockopt $peer, SOL_SOCKET, SO_RCVBUF, 1 << 14;
-    AnyEvent::fh_unblock($peer);
-    my $connection = AnyEvent::WebSocket::Connection->new(handle => handle_on($ours));
-    undef $ours;
-    settle();
+    my ($connection, $peer) = connection_and_full_peer('AnyEvent::Handle', tcp_pair());
     # From now on the handle reads by itself.
     $_->stop_read, $_->start_read for $connection->handle;
     my $data = 'y' x (300 << 10);

@@ -71,8 +71,7 @@ bool handle_destroyed(pTHX_ shim *s) {
     return destroyed;
 }
 
-/* The handle's descriptor, or -1 where it is closed or not that of a plain file handle. Asked each
- * time: a program may close it, and its number may be another's the next moment (compat C20). */
+/* What is behind the handle's fh, or NULL. */
 static IO *handle_io(pTHX_ HV *handle) {
     SV *fh = hash_value(aTHX_ handle, context_get(aTHX)->key.fh);
     if (!fh || !SvROK(fh))
@@ -81,6 +80,8 @@ static IO *handle_io(pTHX_ HV *handle) {
     return SvTYPE(fh) == SVt_PVIO ? (IO *)fh : isGV_with_GP(fh) ? GvIO((GV *)fh) : NULL;
 }
 
+/* The handle's descriptor, or -1 where it is closed or not that of a plain file handle. Asked each
+ * time: a program may close it, and its number may be another's the next moment (compat C20). */
 static int handle_fd(pTHX_ HV *handle) {
     IO *io = handle_io(aTHX_ handle);
     if (!io || !IoIFP(io) || SvTIED_mg((SV *)io, PERL_MAGIC_tiedscalar))

@@ -17,9 +17,9 @@ use Scalar::Util qw(weaken);
 # In how many parts; what puts it off, or ends it; what is due when it is over.
 my %WAIT = (
     # Our Close frame is out (compat D6).
-    close => [4, \&_is_there, sub { _cut_off($_[0], 'close timeout') }],
+    close => [4, \&_is_there, sub { AnyEvent::WebSocket::Connection::Shim::cut_off($_[0], 'close timeout') }],
     # Anything that arrives is a sign of life.
-    pong => [4, \&_has_answered, sub { _cut_off($_[0], 'ping timeout') }],
+    pong => [4, \&_has_answered, sub { AnyEvent::WebSocket::Connection::Shim::cut_off($_[0], 'ping timeout') }],
     ping => [1, sub { 0 }, \&_ping],
     idle => [4, \&_has_talked, sub { $_[0]->close(1001, 'idle timeout') }],
     # A compressor that is not in use is freed.
@@ -121,17 +121,14 @@ sub _take_turns {
         eval { $due->($connection); 1 } or $exception //= [$@];
         # That may have ended the connection, or begun its end.
         my $timer_now = AnyEvent::WebSocket::Connection::Shim::timer($connection);
-        last unless $timer_now && $timer_now == $timer;
+        return $exception unless $timer_now && $timer_now == $timer;
     }
-    my $timer_now = AnyEvent::WebSocket::Connection::Shim::timer($connection);
-    if ($timer_now && $timer_now == $timer) {
-        if (%$waits) {
-            my $at = min map { $_->{at} } values %$waits;
-            _arm($connection, $timer, $at, AnyEvent::WebSocket::Connection::Shim::monotonic());
-        }
-        else {
-            AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef);
-        }
+    if (%$waits) {
+        my $at = min map { $_->{at} } values %$waits;
+        _arm($connection, $timer, $at, AnyEvent::WebSocket::Connection::Shim::monotonic());
+    }
+    else {
+        AnyEvent::WebSocket::Connection::Shim::keep_timer($connection, undef);
     }
     return $exception;
 }
@@ -172,12 +169,6 @@ sub _ping {
     return if AnyEvent::WebSocket::Connection::Shim::is_lost($connection);
     # Each has its own payload, so that it is not taken for answered by a late answer to the one before.
     $connection->ping(++AnyEvent::WebSocket::Connection::Shim::timer($connection)->{pings});
-}
-
-sub _cut_off {
-    my ($connection, $text) = @_;
-    local $@;
-    AnyEvent::WebSocket::Connection::Shim::cut_off($connection, $text);
 }
 
 1;
